@@ -1,0 +1,67 @@
+# Virga: the commands of the house. `make help` lists them. Re-running any of them is harmless.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PYTHONHASHSEED := 0
+BIN := .venv/bin
+
+.PHONY: help setup dev demo up race sim test test-all bench conformance conformance-all demo-real guest lint types lock tempest libvirt clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## make .venv with the virga command (installs python3-venv first where Debian lacks it)
+	@tools/setup.sh runtime
+
+dev: setup  ## setup, plus the test tools and the OpenStack clients
+	@tools/setup.sh dev
+
+demo: setup  ## a small cloud, the founding race and its absence, in about a minute
+	@$(BIN)/virga demo $(ARGS)
+
+up: setup  ## a whole cloud on 127.0.0.1:8787 (Ctrl-C stops it); ARGS="--hosts 3"
+	@$(BIN)/virga up $(ARGS)
+
+race: setup  ## the founding race alone, with its odds
+	@$(BIN)/virga race $(ARGS)
+
+sim: setup  ## seeded histories of the whole cloud under virtual time
+	@$(BIN)/virga sim $(ARGS)
+
+lint: dev  ## style
+	@$(BIN)/ruff check src tests tools
+
+types: dev  ## strict types over src/virga
+	@$(BIN)/mypy
+
+test: lint types  ## style, types and the fast tests (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint types libvirt  ## everything, also the slow tests and (as root) the ones on real guests
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+bench: dev  ## measure this machine
+	@$(BIN)/python tools/bench $(ARGS)
+
+tempest:  ## make .venv-tempest
+	@tools/setup.sh tempest
+
+conformance: setup tempest  ## the 227 interoperability tests of OpenStack; writes docs/conformance.md
+	@tools/conformance/run --start --list interop --report docs/conformance.md $(ARGS)
+
+conformance-all: setup tempest  ## every tempest API test that needs no block storage and no guest log-in
+	@tools/conformance/run --start --list api $(ARGS)
+
+libvirt: setup
+	@tools/setup.sh libvirt
+
+demo-real: setup libvirt guest  ## the demo with real guests (root, libvirt)
+	@tools/demo-real $(ARGS)
+
+guest:  ## build the small guest image used with real guests
+	@tools/guest/build $(ARGS)
+
+lock:  ## resolve and pin every dependency again
+	@tools/lock.sh
+
+clean:  ## remove environments and caches (never a state folder)
+	rm -rf .venv .venv-tempest .make .mypy_cache .ruff_cache .pytest_cache build dist

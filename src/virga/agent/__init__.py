@@ -1,0 +1,1 @@
+"""The hands on one host: every effect on guests, wires and disks."""

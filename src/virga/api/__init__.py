@@ -1,0 +1,1 @@
+"""The front doors: route tables and thin handlers for the OpenStack APIs."""

@@ -1,0 +1,1 @@
+"""Controller and host talking: frames, links, outbox delivery, fact intake."""

@@ -1,0 +1,1 @@
+"""The founding case and other historical bugs, as switches on the same machinery."""

@@ -1,0 +1,1 @@
+"""Durable procedures: every decision is made here, inside a transaction."""

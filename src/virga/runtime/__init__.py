@@ -1,0 +1,1 @@
+"""The only door to time, chance, tasks and the trace of what happened."""

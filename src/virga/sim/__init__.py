@@ -1,0 +1,1 @@
+"""The whole cloud under virtual time, with seeds, faults and invariants."""

@@ -1,0 +1,1 @@
+"""The truth: rows, transactions and schema; the only room with SQL."""
