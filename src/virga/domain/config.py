@@ -1,0 +1,85 @@
+"""The configuration as one frozen Struct, passed in and never global. Names are Nova's and Neutron's where they mean the same.
+
+TOML sections map to the nested Structs; an unknown or mistyped key is refused with its name. Units stand in the names (`_s`, `_mb`); options that
+carry an upstream name keep upstream's unit (seconds) without a suffix.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[network] Neutron-like options."""
+
+    polling_interval: float = 2.0
+    physical_interface_mappings: dict[str, str] = {}
+    global_physnet_mtu: int = 1500
+    vni_ranges: list[list[int]] = [[1, 16_000_000]]
+    dns_domain: str = "openstacklocal."
+
+
+class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[compute] Nova-like options. `vif_plugging_timeout` in seconds, 0 waits not at all."""
+
+    vif_plugging_is_fatal: bool = True
+    vif_plugging_timeout: float = 300.0
+    service_down_time: float = 60.0
+    cpu_allocation_ratio: float = 16.0
+    ram_allocation_ratio: float = 1.5
+    disk_allocation_ratio: float = 1.0
+    operation_timeout: float = 300.0
+    copy_timeout: float = 3600.0
+    fence_timeout: float = 86400.0
+    resize_confirm_window: float = 0.0
+
+
+class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[quota] defaults a project gets; -1 is unlimited."""
+
+    instances: int = 100
+    cores: int = 200
+    ram: int = 512_000
+    key_pairs: int = 100
+    metadata_items: int = 128
+    server_groups: int = 10
+    server_group_members: int = 10
+    network: int = 100
+    subnet: int = 100
+    subnetpool: int = -1
+    port: int = 500
+    router: int = 100
+    floatingip: int = 200
+    security_group: int = 100
+    security_group_rule: int = 1000
+    rbac_policy: int = 100
+    images: int = -1
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything `virga up` can be told. `state` is a folder."""
+
+    listen: str = "127.0.0.1:8787"
+    state: str = "virga-state"
+    region: str = "RegionOne"
+    hosts: int = 2
+    hypervisor: str = "fake"
+    virt_type: str = "kvm"
+    token_lifetime_s: float = 24 * 3600.0
+    image_size_max_bytes: int = 64 << 30
+    argon2_memory_kib: int = 19456
+    argon2_passes: int = 2
+    lease_s: float = 15.0
+    compute: Compute = Compute()
+    network: Network = Network()
+    quota: Quota = Quota()
+    fake: dict[str, Any] = {}  # scripted behaviour of the fake drivers: delays in seconds, failures
+
+
+def load(data: dict[str, Any]) -> Config:
+    """Raises ValueError with the offending key for anything unknown or mistyped."""
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
