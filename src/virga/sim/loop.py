@@ -49,8 +49,9 @@ NAMED_TASKS_MAX = 20
 
 # What the loop needs of asyncio beyond its documented interface, as (owner, attribute).
 PRIVATE_NAMES = (
-    ("Handle", "_callback"), ("Handle", "_args"), ("Handle", "_context"), ("Handle", "_loop"), ("Handle", "_cancelled"),
-    ("Handle", "_repr"), ("Handle", "_source_traceback"), ("Task", "_fut_waiter"), ("Task", "_log_destroy_pending"),
+    ("Handle", "_callback"), ("Handle", "_args"), ("Handle", "_context"), ("Handle", "_loop"),
+    ("Handle", "_cancelled"), ("Handle", "_repr"), ("Handle", "_source_traceback"),
+    ("Task", "_fut_waiter"), ("Task", "_log_destroy_pending"),
 )
 
 
@@ -84,12 +85,13 @@ class SimTask(asyncio.Task[Any]):
 
 
 class _Ready(asyncio.Handle):
-    """A handle made in half the time: the stock one asks the loop for its debug mode and builds a frame of its own."""
+    """A handle made in less time: the stock one asks its loop for the debug mode, every time."""
 
     __slots__ = ()
 
     def __init__(
-        self, callback: Callable[..., object], args: Sequence[Any], loop: asyncio.AbstractEventLoop, context: Context | None,
+        self, callback: Callable[..., object], args: Sequence[Any], loop: asyncio.AbstractEventLoop,
+        context: Context | None,
     ) -> None:
         self._callback = callback
         self._args = args
@@ -122,7 +124,7 @@ class SimLoop(Sealed):
         self.max_time_s = max_time_s
         self.unhandled: list[dict[str, Any]] = []
         self._now = 0.0
-        self._ready: collections.deque[asyncio.Handle] = collections.deque()
+        self._ready: collections.deque[Any] = collections.deque()
         self._timers: list[tuple[float, int, _Timer]] = []
         self._timers_cancelled = 0
         self._timer_serial = 0
@@ -206,7 +208,7 @@ class SimLoop(Sealed):
             if self.steps > self.max_steps:
                 ready.appendleft(handle)
                 raise TooManySteps(
-                    f"{self.max_steps} steps were run by virtual time {self._now:.6f} s and no end is in sight. "
+                    f"{self.max_steps} steps were run by virtual time {self._now:.6f} s, and no end. "
                     f"Ready to run: {self._ready_names()}.\n{self._waiting()}")
             try:
                 handle._context.run(handle._callback, *handle._args)
@@ -215,8 +217,8 @@ class SimLoop(Sealed):
             except BaseException as error:
                 self._failed(handle, error)
 
-    def _failed(self, handle: asyncio.Handle, error: BaseException) -> None:
-        """A plain callback raised (a task keeps its exception to itself): report it, end the run if no one took it."""
+    def _failed(self, handle: Any, error: BaseException) -> None:
+        """A plain callback raised (a task keeps its exception to itself): it ends the run, unless handled."""
         if isinstance(error, Killed):
             return
         if self._exception_handler is None:
@@ -259,6 +261,8 @@ class SimLoop(Sealed):
         asyncgens = list(self._asyncgens)
         if self._closed or not (asyncgens or self._tasks()):
             return
+        # Oldest first: the order of dying is not worth a choice, and a search would multiply by it.
+        self._pick = None
         self.max_steps = self.steps + CLEANUP_STEPS
         self.max_time_s = max(self.max_time_s, self._now + MAX_TIME_S)
         left = self._tasks()
@@ -273,6 +277,8 @@ class SimLoop(Sealed):
         try:
             self.run_until_complete(closing)
         except BaseException:
+            if inspect.getcoroutinestate(closing) == inspect.CORO_CREATED:
+                closing.close()
             for task in self._tasks():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # already told, once is enough
             if loud:
@@ -475,5 +481,5 @@ def run(
     main: Coroutine[Any, Any, T] | Callable[[], Coroutine[Any, Any, T]], seed: int = 0, *,
     policy: Policy | None = None, max_steps: int = MAX_STEPS, max_time_s: float = MAX_TIME_S,
 ) -> T:
-    """Run `main` under virtual time, return its result; errors as of `SimLoop.run`. A policy beats the seed."""
+    """Run `main` under virtual time and return its result; see `SimLoop.run`. A policy beats the seed."""
     return SimLoop(seed, policy=policy, max_steps=max_steps, max_time_s=max_time_s).run(main)
