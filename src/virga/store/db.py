@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from virga.domain.row import Row
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
+from virga.store.rows import Op as Op
 from virga.store.rows import R, after_marker, order_by, table_of
 
 T = TypeVar("T")
