@@ -1,0 +1,90 @@
+"""Writes the page of results: passed of the fixed list by service, and each test that did not pass, with why.
+
+Reasons: `reasons.toml` holds sentences for what Virga does not do (block storage); a test that is not named
+there is shown with the last line of its own failure, so that an unexplained failure looks like one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fold import Verdict, count
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = ("passed", "failed", "skipped", "notrun")
+
+
+def reasons() -> list[tuple[re.Pattern[str], str]]:
+    table = tomllib.loads((HERE / "reasons.toml").read_text())
+    return [(re.compile(entry["tests"]), entry["why"]) for entry in table["reason"]]
+
+
+def remark(list_name: str) -> dict[str, str]:
+    """The letter each listed test carries: V needs block storage, F is excused by the guideline."""
+    path = HERE / "lists" / f"{list_name}.txt"
+    marks: dict[str, str] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            found = re.search(r"(id-[0-9a-f-]{36}).*# ([VF]+) ", line)
+            if found:
+                marks[found.group(1)] = found.group(2)
+    return marks
+
+
+def why(verdict: Verdict, known: list[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, text in known:
+        if pattern.search(verdict.test):
+            return text
+    line = verdict.why.replace("|", "\\|").replace("<", "&lt;")
+    return (
+        re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\breq-[0-9a-f-]{36}", "…", line)[:260] or "no reason left behind"
+    )
+
+
+def page(verdicts: list[Verdict], took_s: float, values: dict[str, Any], args: argparse.Namespace) -> str:
+    table = count(verdicts)
+    marks = remark(args.list)
+    without_v = [v for v in verdicts if "V" not in marks.get(v.uuid, "")]
+    good = sum(v.status == "passed" for v in without_v)
+    today = datetime.date.today().isoformat()
+    total = table["total"]
+    rest = f" Without those that need block storage: {good} of {len(without_v)}."
+    rest = rest if len(without_v) != len(verdicts) else ""
+    lines = [
+        "# Conformance",
+        "",
+        f"Judged by OpenStack's own tests (tempest {version('tempest')}), list `{args.list}`, run on {today} "
+        f"with {args.workers} workers in {took_s / 60:.1f} minutes, "
+        f"compute API up to {values.get('MAX_MICROVERSION') or '-'}.",
+        "Made by one command (`make conformance`); nothing here is edited by hand. A skip is not a pass.",
+        "",
+        f"**Passed {total['passed']} of {len(verdicts)}.**{rest}",
+        "",
+        "| service | passed | failed | skipped | not run | of |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for service in [*sorted(s for s in table if s != "total"), "total"]:
+        row = table[service]
+        cells = " | ".join(str(row[c]) for c in COLUMNS)
+        lines.append(f"| {service} | {cells} | {sum(row.values())} |")
+    bad = [v for v in verdicts if v.status != "passed"]
+    lines += ["", "## Not passed", ""]
+    if not bad:
+        lines.append("None.")
+    known = reasons()
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in bad:
+        groups.setdefault(why(verdict, known), []).append(verdict)
+    for text, members in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
+        lines += [f"### {len(members)}: {text}", ""]
+        for verdict in members:
+            flag = " (excused by the guideline)" if "F" in marks.get(verdict.uuid, "") else ""
+            lines.append(f"- {verdict.status}: `{verdict.name}` {verdict.uuid}{flag}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
