@@ -16,7 +16,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     polling_interval: float = 2.0
     physical_interface_mappings: dict[str, str] = {}
     global_physnet_mtu: int = 1500
-    vni_ranges: list[list[int]] = [[1, 16_000_000]]
+    vni_ranges: list[list[int]] = msgspec.field(default_factory=lambda: [[1, 16_000_000]])
     dns_domain: str = "openstacklocal."
 
 
