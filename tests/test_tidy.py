@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 import tidy_rules as rules
 
 TOP = Path(__file__).resolve().parent.parent
@@ -126,7 +127,7 @@ def test_a_wrong_arrow_is_found(tmp_path: Path, where: str, text: str, broken: s
 def test_right_arrows_pass(tmp_path: Path) -> None:
     mods = tree(
         tmp_path,
-        ops__boot="from virga.store.db import Tx\nfrom . import engine\nfrom ..domain import port\nimport virga.runtime",
+        ops__boot="from virga.store.db import Tx\nfrom . import engine\nfrom ..domain import port\nimport virga",
         agent__guest="from virga.fabric.wire import Frame\nfrom virga.runtime.env import Env",
         cli_demo="from virga.serve import up\nfrom virga import __version__",
     )
