@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 TINY_IMAGE_BYTES = 1 << 20
+# Named after Nova's filters: the placement rules whose tests are to run (and to fail, where a rule is missing).
+SCHEDULER_FILTERS = (
+    "AvailabilityZoneFilter,ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,"
+    "ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter,SameHostFilter,DifferentHostFilter"
+)
 
 
 class Refused(Exception):
@@ -198,6 +203,8 @@ def discover(
         "SSH": False,
         "SCOPE": False,
         "VNC": False,
+        "STABLE_RESCUE": False,
+        "SCHEDULER_FILTERS": SCHEDULER_FILTERS,
         "ID_TRUST": False,
         "ID_ACCESS_RULES": False,
         "IDENTITY_EXTS": "none",
