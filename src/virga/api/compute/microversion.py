@@ -11,6 +11,7 @@ module.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import wraps
 
 from starlette.responses import Response
@@ -30,7 +31,7 @@ def text(version: Version) -> str:
 
 
 def _asked(call: Call) -> str | None:
-    """What the headers ask of compute, or None. The newer header names its service; the older one yields to it."""
+    """What the headers ask of compute, or None. The newer header names its service and rules."""
     new = call.header(HEADER)
     if new is not None:
         for part in new.split(","):
@@ -62,7 +63,7 @@ def negotiate(call: Call) -> None:
 
 
 def stamp(call: Call, response: Response) -> None:
-    """Say in every answer which version it is in, that it depends on the headers, and the request id compute's way."""
+    """Say in every answer which version it is in and that it depends on the headers."""
     response.headers["x-compute-request-id"] = call.request_id
     if call.path.startswith("/compute/v2.1"):
         response.headers[HEADER] = f"compute {text(call.version)}"
@@ -70,22 +71,18 @@ def stamp(call: Call, response: Response) -> None:
         response.headers["Vary"] = f"{HEADER}, {LEGACY_HEADER}"
 
 
-def between(first: Version, last: Version = MAXIMUM) -> _Between:
-    """A decorator: the handler exists only from `first` to `last` (both included), elsewhere it answers 404."""
-    return _Between(first, last)
+def between(first: Version, last: Version = MAXIMUM) -> Callable[[Handler], Handler]:
+    """A decorator: the handler exists from `first` to `last` (both included), elsewhere it answers 404."""
 
-
-class _Between:
-    def __init__(self, first: Version, last: Version) -> None:
-        self.first, self.last = first, last
-
-    def __call__(self, handler: Handler) -> Handler:
+    def decorate(handler: Handler) -> Handler:
         @wraps(handler)
         async def at_version(call: Call) -> Response:
-            need(call, self.first, self.last)
+            need(call, first, last)
             return await handler(call)
 
         return at_version
+
+    return decorate
 
 
 def need(call: Call, first: Version, last: Version = MAXIMUM) -> None:
