@@ -77,6 +77,8 @@ def fold(selected: list[str], stream: Path) -> tuple[list[Verdict], list[str]]:
     teardowns: list[str] = []
 
     def note(test: dict[str, Any]) -> None:
+        if test["status"] == "exists":
+            return  # announced by the worker, not run
         why, text = cause(test.get("details") or {})
         start, stop = test.get("timestamps") or (None, None)
         took = (stop - start).total_seconds() if start and stop else 0.0
