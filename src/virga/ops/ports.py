@@ -46,9 +46,11 @@ def create_port(
         secure = False
     groups = _groups(tx, owner, security_groups, secure, bool(fixed), device_owner)
     port = Port(
-        port_id, owner, network.id, mac_address, name, description, admin_state_up, device_id, device_owner, fixed, groups,
-        list(allowed_address_pairs), list(extra_dhcp_opts), secure, vnic_type, profile or {}, "", dns_name, list(tags), preserve,
-        1, tx.now, tx.now)
+        port_id, owner, network.id, mac_address, name=name, description=description, admin_state_up=admin_state_up,
+        device_id=device_id, device_owner=device_owner, fixed_ips=fixed, security_groups=groups,
+        allowed_address_pairs=list(allowed_address_pairs), extra_dhcp_opts=list(extra_dhcp_opts),
+        port_security_enabled=secure, vnic_type=vnic_type, profile=profile or {}, dns_name=dns_name, tags=list(tags),
+        preserve=preserve, created_at=tx.now, updated_at=tx.now)
     tx.insert(port)
     touched(tx, port_id)
     return port
