@@ -1,4 +1,4 @@
-"""The virtual-time loop: same picks, same run; time jumps; a stuck run names its tasks; asyncio's tools work."""
+"""The virtual-time loop: same picks, same run; time jumps; a stuck run names its tasks."""
 from __future__ import annotations
 
 import asyncio
@@ -505,7 +505,7 @@ def test_timeouts_shield_wait_gather(seed: int) -> None:
             [asyncio.create_task(asyncio.sleep(i)) for i in (1, 2, 3)],
             return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(pending)) == (1, 2)
-        results = await asyncio.gather(asyncio.sleep(1, "a"), asyncio.sleep(0, 1 // 1), return_exceptions=True)
+        results = await asyncio.gather(asyncio.sleep(1, "a"), asyncio.sleep(0, 1), return_exceptions=True)
         assert results == ["a", 1]
         return asyncio.get_running_loop().time()
 
@@ -591,7 +591,7 @@ def test_cancelling_a_timer_tells_the_loop() -> None:
 
 @pytest.mark.slow
 def test_it_is_quick() -> None:
-    """Trivial callbacks a CPU second: 400 000 and more on a free core; the floor leaves room for a busy one."""
+    """Trivial callbacks a CPU second: 400 000 and more on a free core; the floor is for a busy one."""
     simulated = SimLoop(1)
     began = time.process_time()
     simulated.run(_race(10, 20_000))
