@@ -50,6 +50,7 @@ class Port(Row):
     revision_number: int = 1
     created_at: float = 0.0
     updated_at: float = 0.0
+    binding_generation: int = 0  # the newest generation any binding of this port ever had; never falls
 
 
 class IpAllocation(Row):

@@ -50,13 +50,23 @@ class Trace:
         self._sinks: list[Sink] = []
         self._digest = hashlib.blake2b(digest_size=16)
         self.count = 0
+        self._keys: dict[str, int] = {}
 
     def emit(
         self, kind: str, src: str, dst: str, text: str, *, parent: int = 0, server: str = "", operation: str = "",
-        request: str = "", at: float | None = None, **data: Any,
+        request: str = "", at: float | None = None, key: str = "", cause: str = "", **data: Any,
     ) -> int:
-        """Record one event and return its number (usable as `parent` of what it causes)."""
+        """Record one event and return its number (usable as `parent` of what it causes).
+
+        `key` names the event for later ones, which may give it as their `cause` instead of a number (a command's id, a step's id).
+        """
         self.count += 1
+        if cause and not parent:
+            parent = self._keys.get(cause, 0)
+        if key:
+            self._keys[key] = self.count
+            if len(self._keys) > RING_EVENTS_MAX:
+                del self._keys[next(iter(self._keys))]
         event = Event(self.count, self._clock() if at is None else at, kind, src, dst, text, parent, server,
                       operation, request, data)
         self._ring.append(event)

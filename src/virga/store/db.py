@@ -142,6 +142,13 @@ class Tx:
         sql = f'SELECT count(*) FROM "{table.name}"' + (f" WHERE {where}" if where else "")
         return int(self._connection.execute(sql, values).fetchone()[0])
 
+    def next_number(self, counter: str) -> int:
+        """The next value (from 1) of a named counter; gaps are possible, repeats are not."""
+        found = self._connection.execute(
+            "INSERT INTO counters (name, value) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+            (counter,)).fetchone()
+        return int(found[0])
+
     def sql(self, text: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """A hand-written statement. For modules of store/ only (a tidy test holds callers to it)."""
         return self._connection.execute(text, tuple(values)).fetchall()

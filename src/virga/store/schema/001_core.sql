@@ -21,7 +21,7 @@ CREATE TABLE ports (
   description TEXT NOT NULL, admin_state_up INTEGER NOT NULL, device_id TEXT NOT NULL, device_owner TEXT NOT NULL, fixed_ips TEXT NOT NULL,
   security_groups TEXT NOT NULL, allowed_address_pairs TEXT NOT NULL, extra_dhcp_opts TEXT NOT NULL, port_security_enabled INTEGER NOT NULL,
   vnic_type TEXT NOT NULL, profile TEXT NOT NULL, host TEXT NOT NULL, dns_name TEXT NOT NULL, tags TEXT NOT NULL, preserve INTEGER NOT NULL,
-  revision_number INTEGER NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL);
+  revision_number INTEGER NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL, binding_generation INTEGER NOT NULL);
 CREATE INDEX ports_by_device ON ports (device_id);
 CREATE INDEX ports_by_network ON ports (network_id);
 CREATE INDEX ports_by_project ON ports (project_id);

@@ -1,0 +1,426 @@
+"""The step engine: operations as declared tables of steps, run as a durable state machine.
+
+Owns: `operations`, `steps` and the making of `commands`. A `Procedure` is a table: each step has `do` (decide and queue commands; runs inside the
+transaction), `until` (a predicate over stored rows), `undo` (or a text: who cleans up), `undone` (its predicate) and a deadline.
+Rules: `advance` is one transaction: it looks at the rows, closes what is fulfilled, opens the next step, and commits state, log and outbox together.
+So an intent is always committed before its effect and a result after it; kill -9 at any point leaves rows that `advance` simply looks at again.
+Nothing here remembers a wait: hints and a timer only say "look again". Undoing raises the epoch, so every forward command still under way is refused
+by the agents. An operation belongs to the controller whose lease it carries; another may take it when the lease has run out.
+"""
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from virga.domain.config import Config
+from virga.domain.operation import (
+    BEGUN, BrokenLog, Command, DONE, FAILED, Guest, OBSOLETE, OPEN, Operation, PENDING, RUNNING, STEP_DONE, STEP_FAILED,
+    STEP_UNDONE, Step, SUPERSEDED, UNDO_BEGUN, UNDOING, UNDONE, check_move,
+)
+from virga.domain.placement import Host
+from virga.domain.server import Server
+from virga.ops import actions
+from virga.runtime.env import Env
+from virga.runtime.trace import Trace
+from virga.store.db import Db, Tx
+
+SCAN_PERIOD_S = 5.0
+PATIENCE_S = 60.0  # how often a patient wait is looked at again after its first deadline
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a predicate sees: `state` is done, waiting or failed; `reason` is for people; `patient` waits outlive the step's deadline."""
+
+    state: str
+    reason: str = ""
+    patient: bool = False
+
+
+GOOD = Verdict("done")
+
+
+def waiting(reason: str, *, patient: bool = False) -> Verdict:
+    return Verdict("waiting", reason, patient)
+
+
+def failed(reason: str) -> Verdict:
+    return Verdict("failed", reason)
+
+
+def good(by: str) -> Verdict:
+    """Fulfilled, and the fact that fulfilled it."""
+    return Verdict("done", by)
+
+
+Do = Callable[["Run"], None]
+Until = Callable[["Run"], Verdict]
+
+
+def at_once(_: Run) -> Verdict:
+    return GOOD
+
+
+@dataclass(frozen=True)
+class StepDef:
+    """One line of a procedure's table. `undo` as text says who cleans up instead."""
+
+    name: str
+    do: Do
+    until: Until = at_once
+    undo: Do | str = "nothing to undo"
+    undone: Until = at_once
+    deadline: Callable[[Config], float] = lambda config: config.compute.operation_timeout
+    event: str = ""  # instance action event that spans this step
+    host: Callable[[Run], str] = lambda run: run.server.host or ""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A kind of operation. `cancelled` sets the server right after a complete undo; `stuck` when even the undo failed."""
+
+    kind: str
+    steps: tuple[StepDef, ...]
+    cancelled: Callable[[Run, str], None]
+    stuck: Callable[[Run, str], None]
+
+
+PROCEDURES: dict[str, Procedure] = {}
+
+
+def procedure(kind: str, *steps: StepDef, cancelled: Callable[[Run, str], None], stuck: Callable[[Run, str], None]) -> Procedure:
+    """Declare a procedure; its kind must be new."""
+    if kind in PROCEDURES:
+        raise AssertionError(f"two procedures called {kind}")
+    made = PROCEDURES[kind] = Procedure(kind, steps, cancelled, stuck)
+    return made
+
+
+@dataclass
+class Run:
+    """One operation inside one transaction: what steps may touch."""
+
+    tx: Tx
+    op: Operation
+    config: Config
+    _server: Server | None = None
+    position: int = 0
+    _commands: int = 0
+    hosts: dict[str, Host | None] = field(default_factory=dict)
+
+    @property
+    def server(self) -> Server:
+        if self._server is None:
+            self._server = self.tx.need(Server, self.op.server_id)
+        return self._server
+
+    def set_server(self, **changes: Any) -> None:
+        """Change the held server; `updated_at` follows."""
+        self.tx.update(Server, self.op.server_id, updated_at=self.tx.now, **changes)
+        if self._server is not None:
+            for name, value in changes.items():
+                setattr(self._server, name, value)
+        self.tx.hint("server:" + self.op.server_id)
+
+    def note(self, **notes: Any) -> None:
+        """Remember what a step has decided, for later steps and for the undo."""
+        self.op.notes.update(notes)
+        self.tx.update(Operation, self.op.id, notes=self.op.notes)
+
+    def command(self, host: str, verb: str, **args: Any) -> str:
+        """Queue a command to a host's agent; returns its id, the same one whenever this step is run again."""
+        command_id = f"{self.op.id}/{self.op.epoch}/{self.position}.{self._commands}"
+        self._commands += 1
+        step = PROCEDURES[self.op.kind].steps[self.position].name
+        queue(self.tx, host, verb, self.op.server_id, self.op.epoch, args, operation_id=self.op.id, step=step, command_id=command_id,
+              request_id=self.op.request_id, cause=f"{self.op.id}/{self.position}")
+        return command_id
+
+    def host_row(self, name: str) -> Host | None:
+        if name not in self.hosts:
+            self.hosts[name] = self.tx.get(Host, name)
+        return self.hosts[name]
+
+    def guest(self, host: str) -> Guest | None:
+        """What the host's agent last said of the guest, if it said so under this operation's epoch (older sayings are stale)."""
+        guest = self.tx.get(Guest, self.op.server_id, host)
+        return guest if guest is not None and guest.epoch >= self.op.epoch else None
+
+    def failure(self) -> str:
+        """The error of a command of the current step that the agent gave up on; '' if none."""
+        step = PROCEDURES[self.op.kind].steps[self.position].name
+        for command in self.tx.find(Command, operation_id=self.op.id, step=step, epoch=self.op.epoch, state="failed"):
+            return f"{command.host}: {command.error}"
+        return ""
+
+
+def queue(
+    tx: Tx, host: str, verb: str, server_id: str, epoch: int, args: dict[str, Any], *, operation_id: str, step: str, command_id: str,
+    request_id: str = "", cause: str = "",
+) -> None:
+    """Put a command into the outbox of a host. It stays until the agent has answered it, however long the host is away."""
+    tx.put(Command(command_id, host, verb, server_id, operation_id, step, epoch, number=tx.next_number("commands"), args=args, made_at=tx.now))
+    tx.hint("outbox:" + host)
+    tx.emit("message", "ops", host, verb, server=server_id, operation=operation_id, request=request_id, key=command_id, cause=cause)
+
+
+def open_operation(
+    tx: Tx, config: Config, kind: str, server: Server, *, project_id: str, user_id: str, request_id: str, inputs: dict[str, Any],
+) -> Operation:
+    """Start an operation on a server and run it as far as it goes without waiting. The server's epoch rises."""
+    op = Operation(tx.new_id(), kind, server.id, project_id, user_id, request_id, epoch=server.epoch + 1, input=inputs, started_at=tx.now)
+    tx.insert(op)
+    server.epoch = op.epoch
+    server.operation_id = op.id
+    tx.update(Server, server.id, epoch=op.epoch, operation_id=op.id)
+    tx.emit("step", "api", "ops", kind, server=server.id, operation=op.id, request=request_id, key=op.id)
+    advance(tx, config, op)
+    tx.hint("op:" + op.id, "server:" + server.id)
+    return op
+
+
+def supersede(tx: Tx, op: Operation, why: str) -> None:
+    """End an open operation because another one (delete) takes the server; its commands not yet answered are withdrawn."""
+    withdraw(tx, op)
+    close(tx, op, SUPERSEDED, why)
+
+
+def withdraw(tx: Tx, op: Operation) -> None:
+    for command in tx.find(Command, operation_id=op.id, state=PENDING):
+        tx.update(Command, command.id, state=OBSOLETE, ended_at=tx.now)
+        tx.hint("outbox:" + command.host)
+
+
+def close(tx: Tx, op: Operation, state: str, error: str = "") -> None:
+    op.state, op.error = state, error
+    tx.update(Operation, op.id, state=state, error=error, waiting="", waiting_since=None, deadline_at=None, ended_at=tx.now)
+    server = tx.get(Server, op.server_id)
+    if server is not None and server.operation_id == op.id:
+        tx.update(Server, server.id, operation_id=None)
+    actions.finish(tx, op, error)
+    tx.emit("step", "ops", "ops", f"{op.kind} {state}" + (f": {error}" if error else ""), server=op.server_id, operation=op.id,
+            request=op.request_id, cause=op.id)
+    tx.hint("op:" + op.id, "server:" + op.server_id)
+
+
+def advance(tx: Tx, config: Config, op: Operation) -> None:
+    """Look at one operation and take it as far as its rows allow."""
+    run = Run(tx, op, config)
+    try:
+        while op.state == RUNNING and _forward(run):
+            pass
+        while op.state == UNDOING and _backward(run):
+            pass
+    except BrokenLog as broken:
+        PROCEDURES[op.kind].stuck(run, str(broken))
+        close(tx, op, FAILED, str(broken))
+
+
+def _forward(run: Run) -> bool:
+    """One look at the current step going forward; True when there is more to do at once."""
+    tx, op = run.tx, run.op
+    table = PROCEDURES[op.kind]
+    if op.position >= len(table.steps):
+        close(tx, op, DONE)
+        return False
+    step = table.steps[op.position]
+    run.position, run._commands = op.position, 0
+    row = tx.get(Step, op.id, op.position)
+    if row is None:
+        row = Step(op.id, op.position, step.name, BEGUN, begun_at=tx.now)
+        check_move(None, BEGUN)
+        tx.insert(row)
+        op.deadline_at = tx.now + step.deadline(run.config)
+        tx.emit("step", "ops", "ops", step.name, server=op.server_id, operation=op.id, request=op.request_id,
+                key=f"{op.id}/{op.position}", cause=op.id)
+        if step.event:
+            actions.begin_event(tx, op, step.event, step.host(run))
+        step.do(run)
+        if op.state != RUNNING:  # a step may end its own operation (no host fits)
+            return False
+        _say(run, op.waiting, op.waiting_since, op.deadline_at)
+    verdict = _in_time(run, step.until(run), row.begun_at)
+    if verdict.state == "waiting":
+        if op.waiting != verdict.reason:
+            _say(run, verdict.reason, tx.now, op.deadline_at)
+            tx.emit("wait", "ops", "ops", verdict.reason, server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
+        return False
+    state = STEP_DONE if verdict.state == "done" else STEP_FAILED
+    check_move(row.state, state)
+    tx.update(Step, op.id, op.position, state=state, ended_at=tx.now, ended_by=verdict.reason if state == STEP_DONE else "",
+              error=verdict.reason if state == STEP_FAILED else "")
+    if step.event:
+        actions.end_event(tx, op, step.event, verdict.reason if state == STEP_FAILED else "")
+    if state == STEP_DONE:
+        if verdict.reason:
+            tx.emit("note", "ops", "ops", f"{step.name}: {verdict.reason}", server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
+        op.position += 1
+        tx.update(Operation, op.id, position=op.position)
+        return True
+    start_undo(run, verdict.reason)
+    return False
+
+
+def start_undo(run: Run, error: str) -> None:
+    """Turn around: raise the epoch so that forward commands under way are refused, then undo step by step."""
+    tx, op = run.tx, run.op
+    withdraw(tx, op)
+    op.state, op.error, op.epoch = UNDOING, error, op.epoch + 1
+    tx.update(Operation, op.id, state=UNDOING, error=error, epoch=op.epoch, deadline_at=None)
+    run.set_server(epoch=op.epoch)
+    tx.emit("fault", "ops", "ops", f"{op.kind} turns back: {error}", server=op.server_id, operation=op.id, cause=op.id)
+
+
+def _backward(run: Run) -> bool:
+    tx, op = run.tx, run.op
+    table = PROCEDURES[op.kind]
+    if op.position < 0:
+        table.cancelled(run, op.error)
+        close(tx, op, UNDONE, op.error)
+        return False
+    step = table.steps[op.position]
+    run.position, run._commands = op.position, 0
+    row = tx.get(Step, op.id, op.position)
+    if row is None or isinstance(step.undo, str):
+        op.position -= 1
+        tx.update(Operation, op.id, position=op.position)
+        return True
+    if row.state != UNDO_BEGUN:
+        check_move(row.state, UNDO_BEGUN)
+        tx.update(Step, op.id, op.position, state=UNDO_BEGUN, undo_begun_at=tx.now)
+        op.deadline_at = tx.now + step.deadline(run.config)
+        tx.emit("step", "ops", "ops", f"undo {step.name}", server=op.server_id, operation=op.id, key=f"{op.id}/{op.position}", cause=op.id)
+        row.state, row.undo_begun_at = UNDO_BEGUN, tx.now
+        step.undo(run)
+        _say(run, op.waiting, op.waiting_since, op.deadline_at)
+    verdict = _in_time(run, step.undone(run), row.undo_begun_at or tx.now)
+    if verdict.state == "waiting":
+        if op.waiting != verdict.reason:
+            _say(run, verdict.reason, tx.now, op.deadline_at)
+        return False
+    if verdict.state == "failed":
+        table.stuck(run, f"{op.error}; then {verdict.reason}")
+        close(tx, op, FAILED, f"{op.error}; then {verdict.reason}")
+        return False
+    check_move(UNDO_BEGUN, STEP_UNDONE)
+    tx.update(Step, op.id, op.position, state=STEP_UNDONE, undone_at=tx.now)
+    op.position -= 1
+    tx.update(Operation, op.id, position=op.position)
+    return True
+
+
+def _in_time(run: Run, verdict: Verdict, begun_at: float) -> Verdict:
+    """Turn a wait that has run into its deadline into a failure. A patient wait (for a fence) has a longer one."""
+    op, now = run.op, run.tx.now
+    if verdict.state != "waiting" or op.deadline_at is None or now < op.deadline_at:
+        return verdict
+    last = begun_at + run.config.compute.fence_timeout
+    if verdict.patient and now < last:
+        _say(run, op.waiting, op.waiting_since, min(last, now + PATIENCE_S))
+        return verdict
+    return failed(f"gave up after {now - begun_at:.0f} s: {verdict.reason}")
+
+
+def _say(run: Run, reason: str, since: float | None, deadline_at: float | None) -> None:
+    op = run.op
+    op.waiting, op.waiting_since, op.deadline_at = reason, since, deadline_at
+    run.tx.update(Operation, op.id, waiting=reason, waiting_since=since, deadline_at=deadline_at)
+    run.tx.hint("timer:" + op.id)
+
+
+class Engine:
+    """Keeps open operations moving: looks at one when a hint names it, when its deadline comes, and at all of them on a slow timer."""
+
+    def __init__(self, env: Env, db: Db, trace: Trace, config: Config, name: str = "controller") -> None:
+        self.env, self.db, self.trace, self.config, self.name = env, db, trace, config, name
+        self._open: dict[str, str] = {}  # server id -> operation id, a cache of hints only
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._deadlines: dict[str, float] = {}
+        self.looks = 0
+        db.on_commit(self._heard)
+
+    def _heard(self, hints: set[str]) -> None:
+        for hint in hints:
+            room, _, name = hint.partition(":")
+            if room == "op":
+                self._dirty[name] = None
+            elif room == "server" and name in self._open:
+                self._dirty[self._open[name]] = None
+            elif room == "host":
+                self._dirty.update(dict.fromkeys(self._open.values()))
+        if self._dirty:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        next_scan_at = self.env.monotonic()
+        while True:
+            now = self.env.monotonic()
+            if now >= next_scan_at:
+                await self.scan()
+                next_scan_at = now + SCAN_PERIOD_S
+            while self._dirty:
+                batch = sorted(self._dirty) if len(self._dirty) > 1 else list(self._dirty)
+                self._dirty.clear()
+                if len(batch) == 1:
+                    await self.look(batch[0])
+                else:
+                    await asyncio.gather(*(self.look(op_id) for op_id in batch))
+            self._wake.clear()
+            wall = self.env.now()
+            until = min([next_scan_at if self._open else now + 3600.0, *(now + due - wall for due in self._deadlines.values())])
+            if until > now:
+                try:
+                    async with asyncio.timeout(until - now):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+            wall = self.env.now()
+            for op_id, due in self._deadlines.items():
+                if due <= wall:
+                    self._dirty[op_id] = None
+
+    async def scan(self) -> None:
+        """Find every open operation; also how a new controller takes over after a crash."""
+        rows = await self.db.read(lambda tx: [(op.id, op.server_id) for op in tx.find(Operation, state=list(OPEN))])
+        self._open = {server_id: op_id for op_id, server_id in rows}
+        self._deadlines = {op_id: due for op_id, due in self._deadlines.items() if op_id in set(self._open.values())}
+        self._dirty.update(dict.fromkeys(op_id for op_id, _ in rows))
+
+    async def look(self, op_id: str) -> None:
+        """One `advance` in one transaction, under our lease."""
+        self.looks += 1
+
+        def closure(tx: Tx) -> Operation | None:
+            op = tx.get(Operation, op_id)
+            if op is None or op.state not in OPEN:
+                return op
+            if op.owner != self.name or op.lease_until < tx.now + self.config.lease_s / 2:
+                if op.owner != self.name and op.lease_until > tx.now:
+                    return op
+                op.owner, op.lease_until = self.name, tx.now + self.config.lease_s
+                tx.update(Operation, op.id, owner=op.owner, lease_until=op.lease_until)
+            advance(tx, self.config, op)
+            return op
+
+        try:
+            op = await self.db.run(closure)
+        except Exception as error:
+            # A bug in one procedure must not stop the others; it is told, and the operation is looked at again by the timer.
+            self.trace.emit("fault", "ops", "ops", f"look at {op_id} failed: {error!r}", operation=op_id, traceback=traceback.format_exc())
+            return
+        if op is None or op.state not in OPEN:
+            self._deadlines.pop(op_id, None)
+            if op is not None and self._open.get(op.server_id) == op_id:
+                del self._open[op.server_id]
+            return
+        self._open[op.server_id] = op_id
+        if op.deadline_at is not None:
+            self._deadlines[op_id] = op.deadline_at
+        else:
+            self._deadlines.pop(op_id, None)
