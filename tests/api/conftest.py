@@ -44,6 +44,7 @@ from virga.api.http import Caller, FrontDoor, Service
 
 SERVICES = ("identity", "compute", "network", "image", "placement")
 TEST_CONFIG = Config(argon2_memory_kib=8, argon2_passes=1)
+PASSWORD = "correct horse"
 WAIT_S = 10.0
 
 
@@ -52,7 +53,7 @@ class StubEngine:
 
 
 def importable(name: str) -> types.ModuleType | None:
-    """The module, or None (with a warning) when it cannot be imported: a room that is broken fails only its own tests."""
+    """The module, or None with a warning: a room that cannot be imported fails only its own tests."""
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -84,16 +85,43 @@ class CloudClient:
         self.cloud = Cloud(self.env, self.db, self.trace, config, engine, MemoryBlobs())
         identity = importable("virga.api.identity")
         if identity is not None and hasattr(identity, "bootstrap"):
+            from virga.api.identity.bootstrap import ensure_project, ensure_user, grant
             authenticate = identity.authenticate
-            await self._enrol(identity)
+            await self._enrol(identity, ensure_project, ensure_user, grant)
         else:
             authenticate = self._static()
         self.door = FrontDoor(self.cloud, services(), authenticate)
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.door), base_url="http://cloud.test")
+        for name in self.users if not self.tokens else ():
+            self.tokens[name] = await self.log_in(name)
 
-    async def _enrol(self, identity: types.ModuleType) -> None:
-        """Real users with real tokens."""
-        raise NotImplementedError
+    async def _enrol(self, identity: Any, ensure_project: Any, ensure_user: Any, grant: Any) -> None:
+        """Real users, and a token of each that went through POST /auth/tokens."""
+        hashed = await identity.hash_secret(self.env, self.cloud.config, PASSWORD)
+
+        def people(tx: Any) -> Any:
+            made = identity.bootstrap(tx, self.cloud.config, hashed, hashed)
+            self.projects = {**made.projects, "other": ensure_project(tx, "other")}
+            self.users = dict(made.users)
+            for name, project in (("reader", "demo"), ("manager", "demo"), ("other", "other")):
+                self.users[name] = ensure_user(tx, name, hashed, self.projects[project])
+                role = name if name in made.roles else "member"
+                grant(tx, self.users[name], "project", self.projects[project], made.roles[role])
+            grant(tx, self.users["manager"], "domain", made.domain_id, made.roles["manager"])
+            return made
+
+        self.founders = await self.db.run(people)
+
+    async def log_in(self, name: str, password: str = "", **scope: Any) -> str:
+        """A token; without `scope` for the user's own project."""
+        user = {"name": name, "domain": {"id": "default"}, "password": password or PASSWORD}
+        auth: dict[str, Any] = {"identity": {"methods": ["password"], "password": {"user": user}}}
+        if scope:
+            auth["scope"] = scope
+        answer = await self.http.post("/identity/v3/auth/tokens", json={"auth": auth})
+        assert answer.status_code == 201, answer.text
+        token: str = answer.headers["x-subject-token"]
+        return token
 
     def _static(self) -> Callable[[Cloud, str], Awaitable[Caller | None]]:
         """Fixed callers, used only while the identity room does not exist yet."""

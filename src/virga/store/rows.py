@@ -89,7 +89,7 @@ class Table:
         self.by_key = by_key
         rest = ", ".join(f'"{name}" = excluded."{name}"' for name in self.fields if name not in self.key)
         keys = ", ".join(f'"{name}"' for name in self.key)
-        self.upsert = f"{self.insert} ON CONFLICT ({keys}) DO UPDATE SET {rest}"
+        self.upsert = f"{self.insert} ON CONFLICT ({keys}) " + (f"DO UPDATE SET {rest}" if rest else "DO NOTHING")
         self._updates: dict[tuple[str, ...], str] = {}
 
     def read(self, values: Sequence[Any]) -> Any:
