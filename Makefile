@@ -33,7 +33,7 @@ lint: dev  ## style
 types: dev  ## strict types over src/virga
 	@$(BIN)/mypy
 
-test: lint types  ## style, types and the fast tests (under 10 minutes on 2 cores)
+test: lint types tempest  ## style, types and the fast tests (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: lint types libvirt  ## everything, also the slow tests and (as root) the ones on real guests
