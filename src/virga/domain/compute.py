@@ -1,9 +1,9 @@
 """The compute API's smaller nouns: key pairs, host aggregates, server groups, quotas.
 
-Writers: all of it is intent and belongs to the API handlers (api/compute). What ops needs of it (a group's policy, a project's limits) it reads
-inside its own transactions through store/quota.py and `Tx.get`.
-A host's availability zone is a column of `Host`; an aggregate that names a zone writes it there when hosts come and go, so that choosing a host
-never has to join.
+Writers: all of it is intent and belongs to the API handlers (api/compute). What ops needs of it (a group's policy,
+a project's limits) it reads inside its own transactions through store/quota.py and `Tx.get`. A host's availability
+zone is a column of `Host`; an aggregate that names a zone writes it there when hosts come and go, so that choosing
+a host never has to join.
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Keypair(Row):
 
 
 class Aggregate(Row):
-    """A named set of hosts. `metadata` may hold `availability_zone`; `hosts` are host names in the order they joined."""
+    """A named set of hosts. `metadata` may hold `availability_zone`; `hosts` are in the order they joined."""
 
     __table__ = "aggregates"
 
@@ -64,7 +64,10 @@ class ServerGroup(Row):
 
 
 class QuotaLimit(Row):
-    """One limit set for a project or, with `user_id`, for one user in it; -1 is unlimited. Without a row the class, then the configuration, rules."""
+    """One limit set for a project or, with `user_id`, for one user in it; -1 is unlimited.
+
+    Without a row the quota class rules, and without that the configuration.
+    """
 
     __table__ = "quota_limits"
     __key__ = ("project_id", "user_id", "resource")
@@ -88,11 +91,12 @@ class QuotaClassLimit(Row):
 
 # Resources of os-quota-sets that come from [quota] of the configuration (name there) ...
 QUOTA_CONFIGURED = {
-    "instances": "instances", "cores": "cores", "ram": "ram", "key_pairs": "key_pairs", "metadata_items": "metadata_items",
-    "server_groups": "server_groups", "server_group_members": "server_group_members",
+    "instances": "instances", "cores": "cores", "ram": "ram", "key_pairs": "key_pairs",
+    "metadata_items": "metadata_items", "server_groups": "server_groups",
+    "server_group_members": "server_group_members",
 }
-# ... and those that the API lists for clients of other times, with the compute API's documented defaults.
+# ... and those that the API lists for older clients, with the compute API's documented defaults.
 QUOTA_FIXED = {
-    "injected_files": 5, "injected_file_content_bytes": 10240, "injected_file_path_bytes": 255, "fixed_ips": -1, "floating_ips": -1,
-    "security_groups": -1, "security_group_rules": -1, "networks": -1,
+    "injected_files": 5, "injected_file_content_bytes": 10240, "injected_file_path_bytes": 255,
+    "fixed_ips": -1, "floating_ips": -1, "security_groups": -1, "security_group_rules": -1, "networks": -1,
 }

@@ -1,17 +1,27 @@
 """A project's compute limits and what it uses, read inside a transaction.
 
-Owns: the order in which a limit is looked for (user, project, class `default`, configuration) and the counting of servers, cores and memory.
-Used by the quota and limits handlers, and by ops before it lets a server in. -1 is unlimited. MiB for ram.
+Owns: the order in which a limit is looked for (user, project, class `default`, configuration) and the counting of
+servers, cores and memory. Used by the quota and limits handlers, and by ops before it lets a server in. -1 is
+unlimited. MiB for ram.
 """
 from __future__ import annotations
 
-from virga.domain.compute import QUOTA_CONFIGURED, QUOTA_FIXED, Keypair, QuotaClassLimit, QuotaLimit, ServerGroup
+from typing import Any
+
+from virga.domain.compute import (
+    QUOTA_CONFIGURED,
+    QUOTA_FIXED,
+    Keypair,
+    QuotaClassLimit,
+    QuotaLimit,
+    ServerGroup,
+)
 from virga.domain.config import Config
 from virga.domain.errors import Problem
 from virga.domain.server import Server
 from virga.store.db import Tx
 
-OWNED = ("instances", "cores", "ram", "key_pairs", "metadata_items", "server_groups", "server_group_members", *QUOTA_FIXED)
+OWNED = (*QUOTA_CONFIGURED, *QUOTA_FIXED)
 
 
 def default_limits(tx: Tx, config: Config, class_name: str = "default") -> dict[str, int]:
@@ -27,14 +37,17 @@ def project_limits(tx: Tx, config: Config, project_id: str, user_id: str = "") -
     limits = default_limits(tx, config)
     limits.update({row.resource: row.limit for row in tx.find(QuotaLimit, project_id=project_id, user_id="")})
     if user_id:
-        limits.update({row.resource: row.limit for row in tx.find(QuotaLimit, project_id=project_id, user_id=user_id)})
+        own = tx.find(QuotaLimit, project_id=project_id, user_id=user_id)
+        limits.update({row.resource: row.limit for row in own})
     return limits
 
 
 def project_usage(tx: Tx, project_id: str, user_id: str = "") -> dict[str, int]:
     """What the project's servers use now, by resource; resources nobody counts are 0."""
     usage = dict.fromkeys(OWNED, 0)
-    conditions = {"project_id": project_id, "deleted_at": None, **({"user_id": user_id} if user_id else {})}
+    conditions: dict[str, Any] = {"project_id": project_id, "deleted_at": None}
+    if user_id:
+        conditions["user_id"] = user_id
     for server in tx.find(Server, **conditions):
         # While a resize is unconfirmed both flavors hold room; the greater one is what the quota has to bear.
         other = server.old_flavor or server.flavor
