@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from virga.runtime import sequence_svg, sequence_text
 from virga.runtime.sequence_compare import Comparison
-from virga.runtime.sequence_rows import Row, Story, read
+from virga.runtime.sequence_rows import Row, Story, clean, read
 from virga.runtime.trace import Event
 
 __all__ = ["Comparison", "Diagram", "side_by_side"]
@@ -34,7 +34,7 @@ class Diagram:
         cls, events: Iterable[Event], title: str = "", aliases: Mapping[str, str] | None = None,
     ) -> Diagram:
         """`aliases` maps actor ids to what is written over their lifelines; its order is that of the columns."""
-        return cls(title, tuple(events), dict(aliases or {}))
+        return cls(clean(title), tuple(events), dict(aliases or {}))
 
     def story(self) -> Story:
         """The rows and spans that all drawings share."""

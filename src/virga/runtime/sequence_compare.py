@@ -128,7 +128,7 @@ class Comparison:
 
     def _mark(self, picture: Picture, tops: list[float], middle: float, width: float) -> None:
         """A red rule with its name above the first difference, or word that there is none."""
-        text, colour, y = "no difference", GREEN, MARGIN + 12
+        text, colour, y = "no difference", GREEN, MARGIN - 12
         if self.first_difference is not None:
             text, colour, y = "first difference", RED, tops[self.first_difference] - 11
             picture.line(MARGIN / 2, y, width - MARGIN / 2, y, RED, 2)

@@ -84,6 +84,11 @@ def shorten_ids(text: str) -> str:
     return _HEX.sub(r"\1", _UUID.sub(r"\1", text))
 
 
+def clean(text: str) -> str:
+    """Fit to be drawn: ids shortened, white space and what cannot be printed (nor stand in XML) made single spaces."""
+    return " ".join(shorten_ids("".join(char if char.isprintable() else " " for char in text)).split())
+
+
 def duration(seconds: float) -> str:
     """A duration as people say it: 840 ms below one second, 2.5 s below 100, 300 s above."""
     if seconds < 0.9995:
@@ -139,7 +144,7 @@ class _Reader:
         seen = dict.fromkeys(actor for event in (*events, *beside) for actor in (event.src, event.dst) if actor)
         actors = [actor for actor in aliases if actor in seen] + [actor for actor in seen if actor not in aliases]
         self.column = {actor: place for place, actor in enumerate(actors)}
-        self.story = Story(actors, [shorten_ids(aliases.get(actor, actor)) for actor in actors])
+        self.story = Story(actors, [clean(aliases.get(actor, actor)) for actor in actors])
         self.began_s = events[0].at if events else 0.0
         self.numbers = _Numbers()
         self.waits: dict[int, _Open] = {}
@@ -161,7 +166,7 @@ class _Reader:
         return self.story
 
     def _add(self, row: Row) -> int:
-        self.story.rows.append(replace(row, text=shorten_ids(row.text)))
+        self.story.rows.append(replace(row, text=clean(row.text)))
         return len(self.story.rows) - 1
 
     def _row(self, event: Event, number: str, **changes: object) -> Row:
@@ -208,6 +213,8 @@ class _Reader:
         told = self.numbers.of(by) if isinstance(by, int) else str(by or "")
         text = f"after {duration(seconds)}: {ended}" + (f" ({told})" if told else "")
         bad = bool(event.data.get("bad", ended.lower() in BAD_ENDS))
+        first = self.story.rows[begun.span.first_row]
+        self.story.rows[begun.span.first_row] = replace(first, text=f"{first.text} ({duration(seconds)})")
         place = self._add(Row("ended", "", event.at - self.began_s, begun.span.column, begun.span.column, text, bad))
         self.story.spans.append(replace(begun.span, last_row=place, bad=bad))
 

@@ -40,6 +40,10 @@ _WIDTHS = {char: em for chars, em in (
 ) for char in chars}
 
 
+# Where a word too long for its line may be broken: after punctuation, and in camelCase.
+_BREAKS = re.compile(r"(?<=[-_./:,(])|(?<=[a-z])(?=[A-Z])")
+
+
 def text_width(text: str, size: float = SIZE, bold: bool = False) -> float:
     """An upper estimate, in pixels."""
     ems = sum(1.05 if unicodedata.east_asian_width(char) in "WF" else _WIDTHS.get(char, 0.64) for char in text)
@@ -61,7 +65,7 @@ def wrap(text: str, width: float, first_indent: float = 0.0, size: float = SIZE,
         elif not lines and first_indent and text_width(word, size, bold) <= width:
             lines.append("")
             room = width
-        for part in re.findall(r"[^-_./:,(]*[-_./:,(]?", word):
+        for part in _BREAKS.split(word):
             for piece in ([part] if text_width(part, size, bold) <= width else list(part)):
                 if line and text_width(line + piece, size, bold) > room:
                     lines.append(line)
