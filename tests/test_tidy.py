@@ -115,6 +115,7 @@ def tree(folder: Path, **files: str) -> list[rules.Module]:
         ("ops__boot", "from virga.sim.loop import SimLoop", "ops may not import"),
         ("ops__boot", "from virga.agent.guest import Guest", "ops may not import"),
         ("runtime__env", "from virga.domain.row import Row", "runtime may not import"),
+        ("agent__guest", "from virga.fabric.hub import Hub", "agent may not import virga.fabric.hub.Hub"),
         ("attic__old", "x = 1", "no room 'attic'"),
     ],
 )
@@ -148,6 +149,8 @@ def test_right_arrows_pass(tmp_path: Path) -> None:
         "import asyncio as a\na.to_thread(print)",
         "import concurrent.futures",
         "from concurrent.futures import ThreadPoolExecutor",
+        "def f(loop): loop.run_in_executor(None, print)",
+        "def f(loop): return loop.create_task(g())",
         "import os\nx = os.urandom(8)",
         "import os as o\nx = o.environ['HOME']",
         "from urllib.request import urlopen",
