@@ -164,6 +164,7 @@ def test_harmless_neighbours_pass(tmp_path: Path) -> None:
     text = (
         "import asyncio, os, datetime\nfrom urllib.parse import parse_qsl\n"
         "x = datetime.datetime.fromtimestamp(0, datetime.UTC)\ny = os.path.join('a', 'b')\n"
+        "from virga.api.image import imports\nh = imports.create_task\n"
         "class C:\n    def now(self): return self.time.time()\nz = asyncio.Event\n"
     )
     assert rules.check_doors(tree(tmp_path, ops__boot=text), rules.Reasons()) == []

@@ -190,7 +190,8 @@ def names_used(module: Module) -> Iterator[tuple[int, str]]:
         while isinstance(at, ast.Attribute):
             chain.append(at.attr)
             at = at.value
-        if chain and chain[0] in DOOR_METHODS:
+        ours = isinstance(at, ast.Name) and alias.get(at.id, "").startswith("virga")
+        if chain and chain[0] in DOOR_METHODS and not ours:
             yield getattr(node, "lineno", 0), f"loop.{chain[0]}"
         if isinstance(at, ast.Name) and at.id in alias:
             yield getattr(node, "lineno", 0), ".".join([alias[at.id], *reversed(chain)])
