@@ -63,7 +63,9 @@ DOOR_CALLS = {
 }  # fmt: skip
 
 # Methods that lead out through a loop, whatever the variable is called.
-DOOR_METHODS = {"run_in_executor", "create_task", "create_connection", "create_server", "add_signal_handler", "call_later"}
+DOOR_METHODS = {
+    "run_in_executor", "create_task", "create_connection", "create_server", "add_signal_handler", "call_later",
+}  # fmt: skip
 
 SQL = re.compile(
     r"^\s*(SELECT\s|INSERT\s+(OR\s+\w+\s+)?INTO\s|UPDATE\s+\w+\s+SET\s|DELETE\s+FROM\s|CREATE\s+(TABLE|INDEX|UNIQUE)\b"
