@@ -1,0 +1,348 @@
+"""The agent of one host: dials the controller, says what is here, does what it is told, reports what it sees.
+
+Owns on this host: the journal, one actor a server, the link. Rules: commands of one server run one after another; a command with a newer epoch
+cancels an older one under way; an older epoch than the newest seen is refused. A command's result is journaled together with the record and repeated
+until the controller acknowledges it. Facts are looked up, never remembered into being: after a crash, a reconnect, or a change nobody ordered, the
+drivers are asked. Guests do not need this process to live.
+"""
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from virga.agent.guest import ABSENT, GuestRecord, HELD, Hands, INCOMING, KEPT, PAUSED
+from virga.agent.hypervisor import Disks, DriverError, Hypervisor, Nic, WiringDriver
+from virga.agent.journal import Journal
+from virga.domain.config import Compute
+from virga.fabric.link import Link
+from virga.fabric.wire import Ack, Answer, Do, Forget, Frame, GuestFact, Hello, Query, Report, Result, View, Welcome, WiringFact
+from virga.runtime.env import Env, Killed
+from virga.runtime.trace import Trace
+
+REDIAL_MIN_S, REDIAL_MAX_S = 0.2, 10.0
+RESYNC_PERIOD_S = 60.0
+REWIRE_PERIOD_S = 2.0
+FENCES_MAX = 4096
+
+Dial = Callable[[], Awaitable[Link]]
+Probe = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Actor:
+    """One server's queue of commands on this host."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Do] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self.current: Do | None = None
+
+
+class Agent:
+    """See the module. `dial` makes a fresh link to the controller or raises OSError."""
+
+    def __init__(
+        self, env: Env, trace: Trace, name: str, host_id: str, options: Compute, hypervisor: Hypervisor, disks: Disks, wiring: WiringDriver,
+        journal: Journal, dial: Dial, address: str = "127.0.0.1",
+    ) -> None:
+        self.env, self.trace, self.name, self.host_id, self.address = env, trace, name, host_id, address
+        self.hypervisor, self.disks, self.wiring, self.journal = hypervisor, disks, wiring, journal
+        self.hands = Hands(env, options, hypervisor, disks, wiring, self._tell_wired)
+        self._dial = dial
+        self._link: Link | None = None
+        self._greeted = False
+        self._records: dict[str, GuestRecord] = {}
+        self._actors: dict[str, Actor] = {}
+        self._results: dict[str, tuple[Result, int]] = {}
+        self._revision = 0
+        self._reports = 0
+        self._lost = asyncio.Event()
+        self._probes: dict[str, Probe] = {"console_log": self._console_log}
+        self._rewiring = False
+        self.boot_id = ""
+        env.on_kill(self._drop_link)
+
+    def add_probe(self, verb: str, probe: Probe) -> None:
+        """Offer one more question to the controller."""
+        self._probes[verb] = probe
+
+    async def run(self) -> None:
+        """Run until cancelled: open the drivers, then dial for ever."""
+        self.boot_id = self.env.new_id()
+        await self.disks.open()
+        await self.hypervisor.open(self._guest_changed)
+        await self.wiring.open(self._port_changed)
+        await self._remember()
+        self.env.spawn(self._resync(), "resync")
+        delay_s = REDIAL_MIN_S
+        while True:
+            self._lost.clear()
+            try:
+                link = await self._dial()
+            except OSError:
+                await self.env.sleep(delay_s * (0.5 + self.env.rng.random()))
+                delay_s = min(REDIAL_MAX_S, delay_s * 2)
+                continue
+            self._link = link
+            link.start(self._receive, self._lost.set)
+            await self._greet()
+            await self._lost.wait()
+            delay_s = REDIAL_MIN_S if self._greeted else min(REDIAL_MAX_S, delay_s * 2)
+            self._link, self._greeted = None, False
+            await self.env.sleep(delay_s * (0.5 + self.env.rng.random()))
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    async def _remember(self) -> None:
+        """Take up the journal, and wire again what runs (a host may have lost its taps in a reboot; wiring twice harms nothing)."""
+        for server_id, data in self.journal.find("guest/").items():
+            self._records[server_id] = msgspec.convert(data, GuestRecord)
+        for command_id, data in self.journal.find("result/").items():
+            self._results[command_id] = (msgspec.convert(data, Result), 0)
+        running = await self.hypervisor.guests()
+        for server_id in sorted(set(running) | set(await self.disks.list())):
+            self._records.setdefault(server_id, GuestRecord(server_id))
+        wired = await self.wiring.wired()
+        for record in self._records.values():
+            for nic in self._nics(record):
+                if record.server_id in running and nic.port_id in record.nics and not wired.get(nic.port_id):
+                    try:
+                        await self.wiring.wire(nic)
+                        record.wired[nic.port_id] = True
+                    except DriverError as error:
+                        record.wired[nic.port_id] = False
+                        self.trace.emit("fault", self.name, "", f"port {nic.port_id} is not wired: {error}", server=record.server_id)
+
+    def _nics(self, record: GuestRecord) -> list[Nic]:
+        return [msgspec.convert(nic, Nic) for nic in (record.spec or {}).get("nics", [])]
+
+    # talking --------------------------------------------------------------------------------------------------------
+    async def _greet(self) -> None:
+        inventory = await self.hypervisor.inventory()
+        guests = await self.hypervisor.guests()
+        disks = await self.disks.list()
+        wired = await self.wiring.wired()
+        facts: list[GuestFact] = []
+        wirings: list[WiringFact] = []
+        for record in self._records.values():
+            if self._busy(record.server_id) is None:
+                self._look(record, guests, disks)
+            for port_id, generation in record.nics.items():
+                record.wired[port_id] = bool(wired.get(port_id))
+                wirings.append(WiringFact(port_id, record.server_id, generation, record.wired[port_id], self._next()))
+            facts.append(self._fact(record))
+        self._results = {command_id: (result, 0) for command_id, (result, _) in self._results.items()}
+        if self._link is not None:
+            self._link.send(Hello(
+                self.name, self.host_id, self.boot_id, msgspec.to_builtins(inventory), inventory.detail, self.address, facts, wirings,
+                [result for result, _ in self._results.values()]))
+
+    def _next(self) -> int:
+        self._revision += 1
+        return self._revision
+
+    def _look(self, record: GuestRecord, guests: dict[str, str], disks: dict[str, int]) -> None:
+        """Set a record to what is there."""
+        seen = guests.get(record.server_id)
+        record.disk = record.server_id in disks
+        if seen is None:
+            record.state = INCOMING if record.incoming else KEPT if record.disk else ABSENT
+            return
+        if seen != INCOMING:
+            record.incoming = False
+        record.state = HELD if record.held and seen == PAUSED else seen
+
+    def _fact(self, record: GuestRecord) -> GuestFact:
+        return GuestFact(record.server_id, record.state, record.seen, record.disk, self._next())
+
+    def _report(self, guests: list[GuestFact], wirings: list[WiringFact], results: list[Result]) -> None:
+        self._reports += 1
+        for result in results:
+            self._results[result.command_id] = (result, self._reports)
+        if self._link is not None:
+            self._link.send(Report(self._reports, guests, wirings, results))
+
+    def _tell_wired(self, record: GuestRecord, nic: Nic, wired: bool, detail: str) -> None:
+        self._report([], [WiringFact(nic.port_id, record.server_id, nic.generation, wired, self._next(), detail)], [])
+
+    def _receive(self, frame: Frame) -> None:
+        if not self.env.alive:
+            return
+        if isinstance(frame, Do):
+            self._enqueue(frame)
+        elif isinstance(frame, Ack):
+            self._acknowledged(frame.number)
+        elif isinstance(frame, Welcome):
+            self._greeted = True
+        elif isinstance(frame, Forget):
+            for actor in self._actors.values():
+                actor.queue = deque(do for do in actor.queue if do.command_id not in frame.command_ids)
+        elif isinstance(frame, View):
+            self.env.spawn(self._apply(frame), "view")
+        elif isinstance(frame, Query):
+            self.env.spawn(self._answer(frame), "query")
+
+    def _acknowledged(self, number: int) -> None:
+        for command_id in [command_id for command_id, (_, sent) in self._results.items() if sent <= number]:
+            del self._results[command_id]
+            self.journal.put("result/" + command_id, None)
+        if len(self._records) > FENCES_MAX:
+            for record in [record for record in self._records.values() if record.state == ABSENT and self._busy(record.server_id) is None]:
+                del self._records[record.server_id]
+                self.journal.put("guest/" + record.server_id, None)
+
+    # commands -------------------------------------------------------------------------------------------------------
+    def _busy(self, server_id: str) -> Actor | None:
+        actor = self._actors.get(server_id)
+        return actor if actor is not None and (actor.task is not None or actor.queue) else None
+
+    def _enqueue(self, do: Do) -> None:
+        known = self._results.get(do.command_id)
+        if known is not None:
+            self._report([], [], [known[0]])
+            return
+        actor = self._actors.setdefault(do.server_id, Actor())
+        if do.command_id in {waiting.command_id for waiting in actor.queue} or (actor.current and actor.current.command_id == do.command_id):
+            return
+        actor.queue.append(do)
+        if actor.task is None:
+            actor.task = self.env.spawn(self._work(do.server_id, actor), f"guest-{do.server_id[:8]}")
+        elif actor.current is not None and actor.current.epoch < do.epoch:
+            actor.task.cancel()
+
+    async def _work(self, server_id: str, actor: Actor) -> None:
+        """The actor: one command after another. Cancelled only to drop an older command for a newer one."""
+        while actor.queue:
+            actor.current = actor.queue.popleft()
+            try:
+                await self._do(actor.current)
+            except asyncio.CancelledError:
+                self.env.check_alive()
+                newer = any(waiting.epoch > actor.current.epoch for waiting in actor.queue)
+                task = asyncio.current_task()
+                if not newer or task is None:
+                    raise
+                task.uncancel()
+        actor.task = actor.current = None
+        del self._actors[server_id]
+
+    async def _do(self, do: Do) -> None:
+        record = self._records.setdefault(do.server_id, GuestRecord(do.server_id))
+        if do.epoch < record.epoch:
+            self._finish(record, Result(do.command_id, False, f"refused: epoch {do.epoch} is older than {record.epoch}"), [])
+            return
+        record.epoch = do.epoch
+        self.journal.put("guest/" + do.server_id, msgspec.to_builtins(record))
+        await self.env.point("agent.before_effect", verb=do.verb)
+        try:
+            verb = self.hands.verbs.get(do.verb)
+            if verb is None:
+                raise DriverError(f"this agent does not know the verb {do.verb!r}")
+            result = Result(do.command_id, True, "", await verb(record, do.args))
+        except DriverError as error:
+            result = Result(do.command_id, False, str(error), {"code": error.code})
+        except (asyncio.CancelledError, Killed):
+            raise
+        except Exception as error:
+            self.trace.emit("fault", self.name, "", f"{do.verb}: {error!r}", server=do.server_id, traceback=traceback.format_exc())
+            result = Result(do.command_id, False, f"internal error of the agent: {error!r}", {"code": "bug"})
+        await self.env.point("agent.after_effect", verb=do.verb)
+        self._look(record, await self.hypervisor.guests(), await self.disks.list())
+        record.seen = do.epoch
+        self._finish(record, result, [self._fact(record)])
+
+    def _finish(self, record: GuestRecord, result: Result, facts: list[GuestFact]) -> None:
+        self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
+        self.journal.put("result/" + result.command_id, msgspec.to_builtins(result))
+        self._report(facts, [], [result])
+
+    # changes nobody ordered -----------------------------------------------------------------------------------------
+    def _guest_changed(self, server_id: str) -> None:
+        if self.env.alive and self._busy(server_id) is None:
+            self.env.spawn(self._check(), "check")
+
+    def _port_changed(self, port_id: str) -> None:
+        if self.env.alive:
+            self.env.spawn(self._check(), "check")
+
+    async def _check(self) -> None:
+        """Ask the drivers, and report what differs from what was reported."""
+        guests, disks, wired = await self.hypervisor.guests(), await self.disks.list(), await self.wiring.wired()
+        facts: list[GuestFact] = []
+        wirings: list[WiringFact] = []
+        for server_id in set(guests) | set(disks):
+            self._records.setdefault(server_id, GuestRecord(server_id))
+        for record in self._records.values():
+            if self._busy(record.server_id) is not None:
+                continue
+            before = (record.state, record.disk)
+            self._look(record, guests, disks)
+            if (record.state, record.disk) != before:
+                facts.append(self._fact(record))
+                self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
+            for port_id, generation in record.nics.items():
+                if record.wired.get(port_id) != bool(wired.get(port_id)):
+                    record.wired[port_id] = bool(wired.get(port_id))
+                    wirings.append(WiringFact(port_id, record.server_id, generation, record.wired[port_id], self._next()))
+        if facts or wirings:
+            self._report(facts, wirings, [])
+        self._rewire_soon()
+
+    def _rewire_soon(self) -> None:
+        if not self._rewiring and any(not wired for record in self._records.values() for wired in record.wired.values()):
+            self._rewiring = True
+            self.env.spawn(self._rewire(), "rewire")
+
+    async def _rewire(self) -> None:
+        """Try again what should be wired and is not, until it is."""
+        try:
+            left = True
+            while left:
+                await self.env.sleep(REWIRE_PERIOD_S)
+                left = False
+                for record in list(self._records.values()):
+                    for nic in self._nics(record):
+                        if self._busy(record.server_id) is not None or record.wired.get(nic.port_id) is not False:
+                            continue
+                        try:
+                            await self.wiring.wire(nic)
+                        except DriverError:
+                            left = True
+                            continue
+                        record.wired[nic.port_id] = True
+                        self._tell_wired(record, nic, True, "")
+        finally:
+            self._rewiring = False
+
+    async def _resync(self) -> None:
+        """The safety net below events and hints."""
+        while True:
+            await self.env.sleep(RESYNC_PERIOD_S)
+            await self._check()
+
+    # views and questions --------------------------------------------------------------------------------------------
+    async def _apply(self, view: View) -> None:
+        try:
+            await self.wiring.apply(view.body)
+        except DriverError as error:
+            self.trace.emit("fault", self.name, "", f"networks not applied: {error}")
+
+    async def _answer(self, query: Query) -> None:
+        probe = self._probes.get(query.verb)
+        try:
+            if probe is None:
+                raise DriverError(f"this agent has no answer to {query.verb!r}")
+            answer = Answer(query.query_id, True, "", await probe(query.server_id, query.args))
+        except DriverError as error:
+            answer = Answer(query.query_id, False, str(error))
+        if self._link is not None:
+            self._link.send(answer)
+
+    async def _console_log(self, server_id: str, args: dict[str, Any]) -> dict[str, Any]:
+        return {"output": await self.hypervisor.console_log(server_id, args.get("length"))}
