@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PYTHONHASHSEED := 0
 BIN := .venv/bin
 
-.PHONY: help setup dev demo up race sim test test-all bench conformance conformance-all demo-real guest lint types lock tempest libvirt clean
+.PHONY: help setup dev demo up race sim test test-all bench conformance conformance-all demo-real guest lint types lock tempest real clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ types: dev  ## strict types over src/virga
 test: lint types tempest  ## style, types and the fast tests (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: lint types libvirt  ## everything, also the slow tests and (as root) the ones on real guests
+test-all: lint types tempest real guest  ## everything, also the slow tests and (as root) the ones on real guests
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
 bench: dev  ## measure this machine
@@ -51,11 +51,11 @@ conformance: setup tempest  ## the 227 interoperability tests of OpenStack; writ
 conformance-all: setup tempest  ## every tempest API test that needs no block storage and no guest log-in
 	@tools/conformance/run --start --list api $(ARGS)
 
-libvirt: setup
-	@tools/setup.sh libvirt
+real: setup  ## what real guests need: QEMU, libvirt and its binding, dnsmasq, nftables (root)
+	@tools/setup.sh real
 
-demo-real: setup libvirt guest  ## the demo with real guests (root, libvirt)
-	@tools/demo-real $(ARGS)
+demo-real: real guest  ## the demo with real guests (root, libvirt)
+	@$(BIN)/virga demo --hypervisor libvirt $(ARGS)
 
 guest:  ## build the small guest image used with real guests
 	@tools/guest/build $(ARGS)

@@ -2,7 +2,7 @@
 # Makes the virtual environments. Re-running is quick and harmless: a stamp file named after the hash of the
 # lock files says what is already there.
 #
-#   tools/setup.sh runtime|dev|libvirt|tempest
+#   tools/setup.sh runtime|dev|libvirt|real|tempest
 #
 # PYTHON=... chooses the interpreter (default python3, must be 3.11 or newer).
 set -euo pipefail
@@ -101,6 +101,25 @@ libvirt)
     say "building the libvirt binding against this machine's libvirt"
     pip_install .venv -r requirements/libvirt.txt
     ;;
+real)
+    # What real guests need on a host, by the command each package brings.
+    missing=()
+    while read -r program package; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null 2>&1 || missing+=("$package")
+    done <<'LIST'
+libvirtd libvirt-daemon
+virsh libvirt-clients
+qemu-system-x86_64 qemu-system-x86
+qemu-img qemu-utils
+dnsmasq dnsmasq-base
+nft nftables
+ip iproute2
+ping iputils-ping
+LIST
+    [ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] || missing+=(libvirt-daemon-driver-qemu)
+    if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
+    "$0" libvirt
+    ;;
 tempest)
     sum=$(digest requirements/tempest.txt)
     if stamped tempest "$sum" .venv-tempest; then exit 0; fi
@@ -110,6 +129,6 @@ tempest)
     echo "$sum" >.make/tempest
     ;;
 *)
-    fail "unknown target '$want' (runtime, dev, libvirt, tempest)"
+    fail "unknown target '$want' (runtime, dev, libvirt, real, tempest)"
     ;;
 esac
