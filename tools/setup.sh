@@ -116,7 +116,7 @@ nft nftables
 ip iproute2
 ping iputils-ping
 LIST
-    [ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] || missing+=(libvirt-daemon-driver-qemu)
+    compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null || missing+=(libvirt-daemon-driver-qemu)
     if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
     "$0" libvirt
     ;;
