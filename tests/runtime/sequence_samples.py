@@ -132,3 +132,39 @@ def revert() -> list[Event]:
     purge = at(223, "message", "ops", "host-2", "guest.purge (waits in the outbox as long as host-2 is away)", ran)
     at(251, "fact", "host-2", "ops", "purged", purge)
     return s.events
+
+
+def sequence(fails: bool = False) -> list[Event]:
+    """An operation in the shape the engine tells it: steps by name alone, waits that end when the next thing is told."""
+    s = Script()
+    common: dict[str, Any] = {"server": SERVER, "operation": "op-1"}
+
+    def at(ms: float, kind: str, src: str, dst: str, text: str, **more: Any) -> int:
+        return s.trace.emit(kind, src, dst, text, at=T0 + ms / 1000, **{**common, **more})
+
+    at(0, "step", "api", "ops", "revert", key="op-1")
+    at(0, "step", "ops", "ops", "swap", key="op-1/0", cause="op-1")
+    at(0, "message", "ops", "host-2", "guest.retire", key="c1", cause="op-1/0")
+    at(0, "message", "ops", "host-1", "guest.restore", key="c2", cause="op-1/0")
+    at(0, "wait", "ops", "ops", "waiting for host-2 to report the guest shut down", cause="op-1/0")
+    at(81, "fact", "host-1", "store", f"port {PORT} wired (generation 3)", operation="")
+    at(205, "fact", "host-2", "store", "guest kept (epoch 4)", operation="")
+    if fails:
+        at(310, "fault", "host-1", "ops", "guest.restore failed: no space on device", operation="", cause="c2")
+        at(311, "fault", "ops", "ops", "revert turns back: host-1: no space on device", cause="op-1")
+        at(311, "step", "ops", "ops", "undo swap", key="op-1/0", cause="op-1")
+        at(311, "message", "ops", "host-2", "guest.start", key="c3", cause="op-1/0")
+        at(311, "wait", "ops", "ops", "waiting for host-2 to report the guest running", cause="op-1/0")
+        at(540, "fact", "host-2", "store", "guest running (epoch 5)", operation="")
+        at(541, "step", "ops", "ops", "revert undone: host-1: no space on device", cause="op-1")
+        return s.events
+    at(206, "note", "ops", "ops", "swap: host-2 reports guest kept (epoch 4)", cause="op-1/0")
+    at(206, "step", "ops", "ops", "resume", key="op-1/1", cause="op-1")
+    at(206, "message", "ops", "host-1", "guest.resume", key="c4", cause="op-1/1")
+    at(206, "wait", "ops", "ops", "waiting for host-1 to report the guest running", cause="op-1/1")
+    at(219, "fact", "host-1", "store", "guest running (epoch 4)", operation="")
+    at(220, "note", "ops", "ops", "resume: host-1 reports guest running (epoch 4)", cause="op-1/1")
+    at(220, "step", "ops", "ops", "pivot", key="op-1/2", cause="op-1")
+    at(220, "message", "ops", "host-2", "guest.purge", key="c5", cause="op-1/2")
+    at(220, "step", "ops", "ops", "revert done", cause="op-1")
+    return s.events

@@ -145,6 +145,40 @@ def test_a_step_is_read_from_its_text_when_the_data_is_silent() -> None:
     assert [(span.bad, span.first_row) for span in story.spans] == [(True, 0)]
 
 
+def test_an_operation_of_the_engine_has_bands_without_being_told_the_ends() -> None:
+    story = read(samples.sequence(), samples.VIRGA)
+    ops = story.actors.index("ops")
+    bands = [(span.kind, span.level, story.rows[span.first_row].text, story.rows[span.last_row].text)
+             for span in sorted(story.spans, key=lambda span: span.first_row)]
+    assert bands == [
+        ("step", 0, "revert", "revert done"),
+        ("step", 1, "swap", "after 206 ms: host-2 reports guest kept (epoch 4)"),
+        ("wait", 2, "waits for host-2 to report the guest shut down (206 ms)",
+         "after 206 ms: host-2 reports guest kept (epoch 4)"),
+        ("step", 1, "resume", "after 14 ms: host-1 reports guest running (epoch 4)"),
+        ("wait", 2, "waits for host-1 to report the guest running (14 ms)",
+         "after 14 ms: host-1 reports guest running (epoch 4)"),
+        ("step", 1, "pivot", "guest.purge"),
+    ]
+    assert {span.column for span in story.spans} == {ops}
+    assert story.rows[0].is_arrow
+    assert not any(row.kind == "note" for row in story.rows)
+
+
+def test_an_operation_that_turns_back_is_bad_and_so_is_the_wait_it_broke() -> None:
+    story = read(samples.sequence(fails=True), samples.VIRGA)
+    bad = [(span.kind, story.rows[span.first_row].text) for span in story.spans if span.bad]
+    assert bad == [("wait", "waits for host-2 to report the guest shut down (311 ms)"), ("step", "revert")]
+    assert story.rows[-1].text == "revert undone: host-1: no space on device"
+    assert story.rows[-1].bad
+
+
+def test_an_operation_still_under_way_hangs_where_it_waits() -> None:
+    story = read(samples.sequence()[:7], samples.VIRGA)
+    assert story.rows[-1].text == "still waiting after 205 ms, when the record ends"
+    assert {(span.kind, span.last_row) for span in story.spans} == {("wait", 7), ("step", 7)}
+
+
 def test_a_fault_is_bad_and_a_silence_gets_a_row() -> None:
     rows = read([Event(1, 0, "message", "a", "b", "x"), Event(2, 9.5, "fault", "b", "a", "gone", 1)]).rows
     assert rows[1:] == [Row("gap", "", 9.5, -1, -1, "9.5 s later"), Row("fault", "1.1", 9.5, 1, 0, "gone", True)]

@@ -16,6 +16,8 @@ CASES = {
     "failure": Diagram.from_events(samples.failure(), "Revert on Kilo: failure", samples.KILO),
     "vif_status": Diagram.from_events(samples.vif_status(), "VIF status during a revert", samples.KILO),
     "revert": Diagram.from_events(samples.revert(), "Revert in Virga", samples.VIRGA),
+    "sequence": Diagram.from_events(samples.sequence(), "An operation of the engine", samples.VIRGA),
+    "sequence-fails": Diagram.from_events(samples.sequence(fails=True), "One that turns back", samples.VIRGA),
 }
 
 

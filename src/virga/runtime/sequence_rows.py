@@ -6,8 +6,11 @@ Rules: a row is one line of the story, in the order of the events; nothing here 
 An event says more about itself in `data`, and everything there is optional:
   wait  begins a wait; a second wait event with parent = the first and data `ended` (what ended it: "fact",
         "deadline", ...), and maybe `by` (the number of the event that did), ends it. One event alone may tell both,
-        with `ended` and `seconds`. A wait that never ends is drawn as a hang.
+        with `ended` and `seconds`. A wait nobody ends lasts until the next step, wait, note or fault of its operation
+        at the same actor (a note with the same parent then tells what ended it); without one it is drawn as a hang.
   step  data `step` (its name) and `state` (begun, done, failed, undone); without them the text is read as "name state".
+        One with neither is a step of a sequence and lasts until the next one or the end of its operation; one from
+        another actor (src is not dst) opens an operation, which "name done" ends.
   any   `bad` true draws it in red.
 Why numbers from `parent` and not from time: two hosts at work at once then read as 1.1 and 2.1, as in the diagrams
 operators draw by hand, and the same cause has the same number in two runs.
@@ -28,12 +31,14 @@ GAP_S = 1.0
 
 _UUID = re.compile(r"\b([0-9a-fA-F]{8})-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b")
 _HEX = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24}\b")
-_STATE = re.compile(r"^(?P<step>.*?)[\s:]+(?P<state>begun|started|done|failed|undone)\b", re.IGNORECASE)
+_STATE = re.compile(r"^(?P<step>.*?)[\s:]+(?P<state>begun|started|done|failed|undone|superseded)\b", re.IGNORECASE)
 _VARYING = re.compile(
     r"\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b"            # a MAC address
     r"|\b(?:tap|req-|req )?[0-9a-f]{8}(?:-[0-9a-f]{1,4})*\b"  # a shortened id, a tap name made from one
     r"|\b[0-9]+(?:\.[0-9]+)? ?(?:ms|s)\b"                  # a duration
 )
+_WAITING = re.compile(r"^wait(?:ing|s)? (?:for )?", re.IGNORECASE)
+BEGINS = ("begun", "started")
 BAD_ENDS = frozenset({"deadline", "timeout", "timed out", "cancelled", "failed", "fault", "error", "killed"})
 
 
@@ -132,7 +137,14 @@ class _Open:
 
     span: Span
     at_s: float
-    text: str
+    event: Event
+
+
+def _name_and_state(event: Event) -> tuple[str, str]:
+    """Of a step event; the state is "" where nothing tells it."""
+    read = _STATE.match(event.text)
+    name = str(event.data.get("step") or (read["step"] if read else event.text))
+    return name, str(event.data.get("state") or (read["state"].lower() if read else ""))
 
 
 class _Reader:
@@ -149,6 +161,10 @@ class _Reader:
         self.numbers = _Numbers()
         self.waits: dict[int, _Open] = {}
         self.steps: dict[tuple[str, str, str], _Open] = {}
+        # what ends by an event of its own; everything else ends by what comes next in its operation
+        self.ended_waits = {event.parent for event in events if event.kind == "wait" and "ended" in event.data}
+        self.ended_steps = {(event.operation, event.src, name) for event in events if event.kind == "step"
+                            for name, state in (_name_and_state(event),) if state not in ("", *BEGINS)}
 
     def read(self) -> Story:
         before_s = self.began_s
@@ -156,6 +172,8 @@ class _Reader:
             if self.gaps and event.at - before_s >= GAP_S:
                 self._add(Row("gap", "", event.at - self.began_s, -1, -1, f"{duration(event.at - before_s)} later"))
             before_s = max(before_s, event.at)
+            if event.operation and event.kind in ("step", "wait", "note", "fault") and self._goes_on(event):
+                continue
             if event.kind == "wait":
                 self._wait(event)
             elif event.kind == "step":
@@ -187,61 +205,102 @@ class _Reader:
             row = replace(row, src=row.dst)
         self._add(row)
 
+    def _goes_on(self, event: Event) -> bool:
+        """`event` may end a wait nobody else ends. True when it only tells what did, and needs no row of its own."""
+        column = self.column.get(event.src, -1)
+        for number, begun in list(self.waits.items()):
+            if number in self.ended_waits or begun.event.operation != event.operation or begun.span.column != column:
+                continue
+            del self.waits[number]
+            tells = event.kind == "note" and event.parent == begun.event.parent != 0
+            if tells:
+                self.numbers.pass_on(event)
+            bad = event.kind == "fault" or bool(event.data.get("bad"))
+            self._end_wait(begun, event.at, event.text.partition(": ")[2] or event.text if tells else "", bad)
+            return tells
+        return False
+
     # waits ------------------------------------------------------------------------------------------------
     def _wait(self, event: Event) -> None:
-        begun = self.waits.pop(event.parent, None)
+        begun = self.waits.get(event.parent)
         if begun is not None and "ended" in event.data:
+            del self.waits[event.parent]
             self.numbers.pass_on(event)
-            self._end_wait(begun, event, event.at - begun.at_s)
+            self._end_wait(begun, event.at, self._cause(event), self._is_bad_end(event))
             return
-        number = self.numbers.give(event)
-        if begun is not None:
-            self.waits[event.parent] = begun
-        place = self._add(self._row(event, number, text=f"waits for {event.text}", dst=self.column.get(event.src, -1)))
-        if self.story.rows[place].src < 0:
+        column = self.column.get(event.src, -1)
+        text = _WAITING.sub("waits for ", event.text) if _WAITING.match(event.text) else f"waits for {event.text}"
+        place = self._add(self._row(event, self.numbers.give(event), text=text, dst=column))
+        if column < 0:
             return
-        span = Span("wait", self.story.rows[place].src, place, place, self._level(self.story.rows[place].src))
-        now = _Open(span, event.at, event.text)
+        now = _Open(Span("wait", column, place, place, self._level(column)), event.at, event)
         if "ended" in event.data:
-            self._end_wait(now, event, float(event.data.get("seconds", 0.0)))
+            now.at_s -= float(event.data.get("seconds", 0.0))
+            self._end_wait(now, event.at, self._cause(event), self._is_bad_end(event))
         else:
             self.waits[event.number] = now
 
-    def _end_wait(self, begun: _Open, event: Event, seconds: float) -> None:
-        ended = str(event.data["ended"])
+    def _cause(self, event: Event) -> str:
         by = event.data.get("by")
         told = self.numbers.of(by) if isinstance(by, int) else str(by or "")
-        text = f"after {duration(seconds)}: {ended}" + (f" ({told})" if told else "")
-        bad = bool(event.data.get("bad", ended.lower() in BAD_ENDS))
-        first = self.story.rows[begun.span.first_row]
-        self.story.rows[begun.span.first_row] = replace(first, text=f"{first.text} ({duration(seconds)})")
-        place = self._add(Row("ended", "", event.at - self.began_s, begun.span.column, begun.span.column, text, bad))
+        return str(event.data["ended"]) + (f" ({told})" if told else "")
+
+    @staticmethod
+    def _is_bad_end(event: Event) -> bool:
+        return bool(event.data.get("bad", str(event.data["ended"]).lower() in BAD_ENDS))
+
+    def _end_wait(self, begun: _Open, at_s: float, cause: str, bad: bool) -> None:
+        took = duration(at_s - begun.at_s)
+        first, column = self.story.rows[begun.span.first_row], begun.span.column
+        self.story.rows[begun.span.first_row] = replace(first, text=f"{first.text} ({took})")
+        place = len(self.story.rows) - 1
+        if cause:
+            place = self._add(Row("ended", "", at_s - self.began_s, column, column, f"after {took}: {cause}", bad))
         self.story.spans.append(replace(begun.span, last_row=place, bad=bad))
 
     # steps ------------------------------------------------------------------------------------------------
     def _step(self, event: Event) -> None:
-        read = _STATE.match(event.text)
-        name = str(event.data.get("step") or (read["step"] if read else event.text))
-        state = str(event.data.get("state") or (read["state"].lower() if read else ""))
-        key = (event.operation, event.src, name)
-        if state in ("begun", "started"):
-            place = self._add(self._row(event, self.numbers.give(event), text=name, dst=self.column.get(event.src, -1)))
-            column = self.story.rows[place].src
-            if column >= 0:
-                self.steps[key] = _Open(Span("step", column, place, place, self._level(column)), event.at, name)
+        name, state = _name_and_state(event)
+        here = self.column.get(event.src, -1)
+        if state not in ("", *BEGINS):
+            self._end_step(event, name, state, here)
             return
-        begun = self.steps.pop(key, None)
+        asked = bool(event.dst) and event.dst != event.src
+        actor = event.dst if asked else event.src
+        if not asked:
+            self._end_sequence(event)
+        row = self._row(event, self.numbers.give(event), text=name)
+        place = self._add(replace(row, kind="message") if asked else replace(row, dst=here))
+        column = self.column.get(actor, -1)
+        if column >= 0:
+            span = Span("step", column, place, place, self._level(column))
+            self.steps[event.operation, actor, name] = _Open(span, event.at, event)
+
+    def _end_sequence(self, event: Event) -> None:
+        """The step of this operation and actor that is at work and that no event of its own ends, ends now."""
+        for key, begun in list(self.steps.items()):
+            if key[:2] == (event.operation, event.src) and event.operation and key not in self.ended_steps and (
+                    begun.event.src == event.src):
+                del self.steps[key]
+                self._close_step(begun, len(self.story.rows) - 1, False)
+
+    def _end_step(self, event: Event, name: str, state: str, here: int) -> None:
+        begun = self.steps.pop((event.operation, event.src, name), None)
+        opened_from_outside = begun is not None and begun.event.src != event.src
+        if opened_from_outside or begun is None:
+            self._end_sequence(event)
+        bad = state == "failed" or (state == "undone" and opened_from_outside) or bool(event.data.get("bad"))
         place = len(self.story.rows) - 1
-        if begun is None or state != "done":
-            bad = state == "failed" or bool(event.data.get("bad"))
-            text = event.text if read or not state else f"{name} {state}: {event.text}"
-            place = self._add(self._row(event, self.numbers.give(event), text=text, bad=bad,
-                                        dst=self.column.get(event.src, -1)))
-        else:
+        if begun is not None and state == "done" and not opened_from_outside:
             self.numbers.pass_on(event)
+        else:
+            text = event.text if _STATE.match(event.text) else f"{name} {state}: {event.text}"
+            place = self._add(self._row(event, self.numbers.give(event), text=text, bad=bad, dst=here))
         if begun is not None:
-            bad = state == "failed"
-            self.story.spans.append(replace(begun.span, last_row=max(place, begun.span.first_row), bad=bad))
+            self._close_step(begun, place, bad)
+
+    def _close_step(self, begun: _Open, last_row: int, bad: bool) -> None:
+        self.story.spans.append(replace(begun.span, last_row=max(last_row, begun.span.first_row), bad=bad))
 
     def _level(self, column: int) -> int:
         """The lowest level that no open span of this lifeline uses: bands that overlap are drawn side by side."""
@@ -256,7 +315,7 @@ class _Reader:
             place = self._add(Row("ended", "", last_s - self.began_s, column, column, text, bad=True))
             self.story.spans.append(replace(begun.span, last_row=place, bad=True))
         for begun in self.steps.values():
-            self.story.spans.append(replace(begun.span, last_row=len(self.story.rows) - 1))
+            self._close_step(begun, len(self.story.rows) - 1, False)
 
 
 def read(

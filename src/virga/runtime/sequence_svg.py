@@ -238,7 +238,8 @@ class Board:
         for span in self.story.spans:
             x = self.column_x(span.column) - STRIP / 2 + span.level * 7
             begin = tops[span.first_row] + 4
-            end = tops[span.last_row] + LINE if span.kind == "wait" else ends[span.last_row] - 4
+            closed = self.story.rows[span.last_row].kind == "ended"
+            end = tops[span.last_row] + LINE if closed else ends[span.last_row] - 4
             if span.kind == "wait":
                 fill, colour = ("url(#hanging)", RED) if span.bad else ("url(#waiting)", AMBER)
             else:

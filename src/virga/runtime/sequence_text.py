@@ -42,9 +42,9 @@ class Signs:
 
 
 UNICODE = Signs("│", "║", "┃", "┏", "┗", "─", "╌", "▶", "◀", "✗", "├", "┤", "├─┐", "◀─┘",
-                {"note": "○", "transition": "●", "fault": "✗", "step": "╓"})
+                {"note": "○", "transition": "●", "fault": "✗", "step": "╓", "step end": "╙"})
 ASCII = Signs("|", "#", ":", "+", "+", "-", "~", ">", "<", "X", "|", "|", "|-.", "<-'",
-              {"note": "o", "transition": "*", "fault": "X", "step": "#"})
+              {"note": "o", "transition": "*", "fault": "X", "step": "#", "step end": "#"})
 
 
 def cells(text: str) -> list[str]:
@@ -195,7 +195,8 @@ class _Grid:
         elif row.kind == "ended":
             line[x] = signs.wait_end
         else:
-            line[x] = signs.marks.get(row.kind, signs.marks["note"])
+            ends = any(span.last_row == self.row > span.first_row and span.column == row.src for span in self.story.spans)
+            line[x] = signs.marks.get("step end" if row.kind == "step" and ends else row.kind, signs.marks["note"])
 
     def across(self, row: Row) -> list[list[str]]:
         drawn = []
