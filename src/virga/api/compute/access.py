@@ -1,9 +1,10 @@
 """Who may do what in the compute API: three small questions every handler asks, and the Ask that ops wants.
 
 Rules: reading is for every role of the project; writing wants admin, manager or member (a reader gets 403);
-operator calls want admin. What belongs to another project is 404 to everyone but admins, so that its
-existence is not told. The rule names are Nova's, so that operators recognise them.
+operator calls want admin. What belongs to another project is 404 to everyone but admins, so that its existence is
+not told. The rule names are Nova's, so that operators recognise them.
 """
+
 from __future__ import annotations
 
 from virga.api.http import Call

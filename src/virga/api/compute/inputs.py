@@ -1,13 +1,13 @@
 """What a value in a compute request must look like: small checks, and `Fields`, which reads one JSON object
 with them.
 
-Rules: a check takes (value, place) and returns the clean value or raises Problem 400 that begins with the
-place, so that a user knows which field to mend. `Fields` refuses every key nobody took, at the microversion
-of the request: a field that came later, or that went, is as unknown as a misspelt one. Where the API has
-always taken numbers and booleans as text, so do the checks.
-Why not msgspec Structs here: which fields exist depends on the microversion, and a Struct a version would be
-forty.
+Rules: a check takes (value, place) and returns the clean value or raises Problem 400 that begins with the place, so
+that a user knows which field to mend. `Fields` refuses every key nobody took, at the microversion of the request: a
+field that came later, or that went, is as unknown as a misspelt one. Where the API has always taken numbers and
+booleans as text, so do the checks.
+Why not msgspec Structs here: which fields exist depends on the microversion, and a Struct a version would be forty.
 """
+
 from __future__ import annotations
 
 import base64
@@ -228,7 +228,13 @@ class Fields:
         self.given = frozenset(self.left)
 
     def take(
-        self, key: str, check: Check, default: Any = None, *, since: Version = (2, 1), until: Version = MAXIMUM,
+        self,
+        key: str,
+        check: Check,
+        default: Any = None,
+        *,
+        since: Version = (2, 1),
+        until: Version = MAXIMUM,
         required: bool = False,
     ) -> Any:
         """The checked value of `key`, or `default`. Outside `since`..`until` the key is not known."""
@@ -242,8 +248,11 @@ class Fields:
         """Raises Problem 400 for a key that nobody took."""
         if self.left:
             key = next(iter(self.left))
-            raise Problem(400, f"Invalid input for field {self.place}: the property {key!r} does not exist here "
-                               f"at microversion {text(self.call.version)}.")
+            raise Problem(
+                400,
+                f"Invalid input for field {self.place}: the property {key!r} does not exist here "
+                f"at microversion {text(self.call.version)}.",
+            )
 
 
 async def body_of(call: Call, key: str) -> Any:

@@ -1,13 +1,13 @@
 """Microversions of the compute API: which are spoken, how one is asked for, and how handlers depend on it.
 
-Owns: `MINIMUM`, `MAXIMUM`, `negotiate` (headers in), `stamp` (headers out), `between` (a handler that exists
-only at some versions).
-Rules: a version is a pair of ints; a request without a header is 2.1; `latest` is MAXIMUM; out of range is
-406, unreadable is 400. A resource or action that does not exist at the version asked for is 404, as if it
-were never there. MAXIMUM may rise only when every change below it is done.
-Why a module apart from service.py: every resource module needs it, and service.py imports every resource
-module.
+Owns: `MINIMUM`, `MAXIMUM`, `negotiate` (headers in), `stamp` (headers out), `between` (a handler that exists only
+at some versions).
+Rules: a version is a pair of ints; a request without a header is 2.1; `latest` is MAXIMUM; out of range is 406,
+unreadable is 400. A resource or action that does not exist at the version asked for is 404, as if it were never
+there. MAXIMUM may rise only when every change below it is done.
+Why a module apart from service.py: every resource module needs it, and service.py imports every resource module.
 """
+
 from __future__ import annotations
 
 import re
@@ -53,12 +53,16 @@ def negotiate(call: Call) -> None:
         return
     form = _FORM.fullmatch(asked.strip())
     if form is None:
-        raise Problem(400, f"API version '{asked}' is not understood: give it as MAJOR.MINOR, "
-                           f"for example {text(MAXIMUM)}, or as 'latest'.")
+        raise Problem(
+            400,
+            f"API version '{asked}' is not understood: give it as MAJOR.MINOR, "
+            f"for example {text(MAXIMUM)}, or as 'latest'.",
+        )
     version = (int(form[1]), int(form[2]))
     if not MINIMUM <= version <= MAXIMUM:
-        raise Problem(406, f"Version {asked} is not spoken here: the lowest is {text(MINIMUM)}, "
-                           f"the highest {text(MAXIMUM)}.")
+        raise Problem(
+            406, f"Version {asked} is not spoken here: the lowest is {text(MINIMUM)}, the highest {text(MAXIMUM)}."
+        )
     call.version = version
 
 
@@ -88,8 +92,14 @@ def between(first: Version, last: Version = MAXIMUM) -> Callable[[Handler], Hand
 def need(call: Call, first: Version, last: Version = MAXIMUM) -> None:
     """Raises Problem 404 unless the version asked for is from `first` to `last`."""
     if call.version < first:
-        raise Problem(404, f"{call.method} {call.path} came with microversion {text(first)}; "
-                           f"this request is at {text(call.version)}.")
+        raise Problem(
+            404,
+            f"{call.method} {call.path} came with microversion {text(first)}; "
+            f"this request is at {text(call.version)}.",
+        )
     if call.version > last:
-        raise Problem(404, f"{call.method} {call.path} ended with microversion {text(last)}; "
-                           f"this request is at {text(call.version)}.")
+        raise Problem(
+            404,
+            f"{call.method} {call.path} ended with microversion {text(last)}; "
+            f"this request is at {text(call.version)}.",
+        )

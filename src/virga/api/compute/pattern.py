@@ -7,6 +7,7 @@ one runs all alternatives side by side (Thompson's construction), so that its ti
 Known: literals, `.`, `[...]` with ranges and `^`, `\\d \\w \\s` and escapes, `^`, `$`, `|`, groups, `*`, `+`, `?`,
 `{m,n}` up to 64. An expression beyond that raises ValueError with the reason.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -149,7 +150,7 @@ class Pattern:
             self._at += 1
             bounds: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
         elif sign == "{":
-            inside, closed, _ = self._text[self._at + 1:].partition("}")
+            inside, closed, _ = self._text[self._at + 1 :].partition("}")
             low, comma, high = inside.partition(",")
             if not closed or not low.isdecimal() or not (high.isdecimal() or not high):
                 raise ValueError("a '{' needs numbers and a '}'")
@@ -199,7 +200,7 @@ class Pattern:
             letter = self._take()
             if letter == "\\":
                 tests.append(_escape(self._take()))
-            elif self._peek() == "-" and self._text[self._at + 1:self._at + 2] not in ("]", ""):
+            elif self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", ""):
                 self._at += 1
                 tests.append(_range(letter, self._take()))
             else:
@@ -223,8 +224,7 @@ def _range(low: str, high: str) -> _Test:
 
 
 def _escape(letter: str) -> _Test:
-    known: dict[str, _Test] = {
-        "d": str.isdigit, "s": str.isspace, "w": lambda found: found.isalnum() or found == "_"}
+    known: dict[str, _Test] = {"d": str.isdigit, "s": str.isspace, "w": lambda found: found.isalnum() or found == "_"}
     if letter in known:
         return known[letter]
     if letter.isalnum():

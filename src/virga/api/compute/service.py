@@ -2,10 +2,11 @@
 modules.
 
 Owns: `service()`. Rules: every resource module exposes `ROUTES`, (method, path, handler) with paths below the
-version; each is mounted at /v2.1 and, without microversions, at /v2 (clients and the interoperability tests
-still look for v2.0 in the versions document, so it must be real). Errors are one object under the fault name
-of their status, for example {"itemNotFound": {"code": 404, "message": ...}}.
+version; each is mounted at /v2.1 and, without microversions, at /v2 (clients and the interoperability tests still
+look for v2.0 in the versions document, so it must be real). Errors are one object under the fault name of their
+status, for example {"itemNotFound": {"code": 404, "message": ...}}.
 """
+
 from __future__ import annotations
 
 from types import ModuleType
@@ -13,22 +14,51 @@ from typing import Any
 
 from starlette.responses import Response
 
+from virga.api.compute import (
+    server_actions,
+    server_create,
+    server_images,
+    server_interfaces,
+    server_metadata,
+    server_parts,
+    server_security_groups,
+    server_tags,
+    servers,
+)
 from virga.api.compute.microversion import MAXIMUM, MINIMUM, negotiate, stamp, text
 from virga.api.http import Call, Service, reply
 from virga.domain.errors import Problem
 
-MODULES: list[ModuleType] = []
+MODULES: list[ModuleType] = [
+    servers,
+    server_create,
+    server_actions,
+    server_images,
+    server_interfaces,
+    server_metadata,
+    server_parts,
+    server_security_groups,
+    server_tags,
+]
 
 FAULTS = {
-    400: "badRequest", 401: "unauthorized", 403: "forbidden", 404: "itemNotFound", 405: "badMethod",
-    409: "conflictingRequest", 413: "overLimit", 415: "badMediaType", 429: "overLimit", 501: "notImplemented",
+    400: "badRequest",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "itemNotFound",
+    405: "badMethod",
+    409: "conflictingRequest",
+    413: "overLimit",
+    415: "badMediaType",
+    429: "overLimit",
+    501: "notImplemented",
     503: "serviceUnavailable",
 }
 
 
 def error_body(problem: Problem, request_id: str) -> Any:
     """The compute API's fault object."""
-    name = problem.kind or FAULTS.get(problem.status, "computeFault")
+    name = FAULTS.get(problem.status, "computeFault")  # `kind` is the network API's word, when ops refuses a port
     return {name: {"code": problem.status, "message": problem.message}}
 
 
@@ -37,10 +67,22 @@ def _version(call: Call, name: str) -> dict[str, Any]:
     href = f"{call.base_url()}/compute/{name}/"
     links: list[dict[str, str]] = [{"rel": "self", "href": href}]
     if name == "v2":
-        return {"id": "v2.0", "status": "SUPPORTED", "version": "", "min_version": "",
-                "updated": "2011-01-21T11:33:21Z", "links": links}
-    return {"id": "v2.1", "status": "CURRENT", "version": text(MAXIMUM), "min_version": text(MINIMUM),
-            "updated": "2013-07-23T11:33:21Z", "links": links}
+        return {
+            "id": "v2.0",
+            "status": "SUPPORTED",
+            "version": "",
+            "min_version": "",
+            "updated": "2011-01-21T11:33:21Z",
+            "links": links,
+        }
+    return {
+        "id": "v2.1",
+        "status": "CURRENT",
+        "version": text(MAXIMUM),
+        "min_version": text(MINIMUM),
+        "updated": "2013-07-23T11:33:21Z",
+        "links": links,
+    }
 
 
 async def list_versions(call: Call) -> Response:
