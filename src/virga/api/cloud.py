@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virga.domain.config import Config
+from virga.fabric.hub import Hub
 from virga.ops.engine import Engine
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
@@ -25,4 +26,5 @@ class Cloud:
     config: Config
     engine: Engine
     blobs: Blobs
+    hub: Hub | None = None  # for questions to hosts (console log); None in tests without hosts
     extra: dict[str, Any] = field(default_factory=dict)  # caches a room of api/ keeps between requests

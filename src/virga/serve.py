@@ -1,0 +1,311 @@
+"""The composition root: makes one running cloud out of the rooms, live, and takes it down again.
+
+Owns: the state folder (one process at a time, by a lock on it), the start-up order, first-start contents, clouds.yaml, emulated fake hosts in this
+process. Nobody imports this but cli.py and tests. Order: socket first (a taken port is one clear line), then database, engine, hub, hosts, and the
+ready line when the API answers. Stopping is the reverse; a kill -9 instead is fine, since every room takes up where its rows stand.
+"""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, Script
+from virga.agent.hypervisor import DriverError, ImageRef
+from virga.agent.journal import Journal
+from virga.agent.session import Agent
+from virga.api.cloud import Cloud
+from virga.api.http import FrontDoor, Service
+from virga.api.identity import authenticate
+from virga.api.identity.bootstrap import Founders, bootstrap
+from virga.api.identity.secret import hash_secret
+from virga.api.image.bootstrap import bootstrap_image, recover_images
+from virga.domain.ask import Ask
+from virga.domain.config import Config
+from virga.domain.image import Image
+from virga.domain.operation import StoredEvent
+from virga.domain.server import Flavor
+from virga.fabric.hub import Hub
+from virga.fabric.link import Link, memory_pair
+from virga.ops.engine import Engine
+from virga.ops.reconcile import Reconciler
+from virga.runtime.env import Env, environment, real_env
+from virga.runtime.trace import Event, Trace
+from virga.store.blobs import Blobs, FileBlobs
+from virga.store.db import Db, SqliteDb, Tx
+
+EVENTS_FLUSH_S = 0.25
+EVENTS_KEPT = 20_000
+FLAVORS = (("1", "m1.nano", 1, 128, 1), ("2", "m1.tiny", 1, 512, 1), ("3", "m1.small", 1, 2048, 20), ("4", "m1.micro", 1, 192, 1))
+
+
+class CannotStart(Exception):
+    """One clear line about why the cloud cannot start."""
+
+
+class BlobImages:
+    """Image bytes for hosts that live in the controller's own process."""
+
+    def __init__(self, db: Db, blobs: Blobs) -> None:
+        self._db, self._blobs = db, blobs
+
+    async def fetch(self, image: ImageRef) -> bytes:
+        row = await self._db.read(lambda tx: tx.get(Image, image.id))
+        if row is None or not row.blob or not self._blobs.exists(row.blob):
+            raise DriverError(f"image {image.id} has no data", "no-image")
+        return b"".join([part async for part in self._blobs.read(row.blob)])
+
+    async def store(self, image_id: str, data: bytes) -> str:
+        writer = self._blobs.create(image_id)
+        await writer.write(data)
+        await writer.commit()
+        return image_id
+
+
+class EventKeeper:
+    """Keeps the trace's events as rows, a batch at a time, for `virga draw` and `virga explain` after a restart."""
+
+    def __init__(self, env: Env, db: Db, trace: Trace) -> None:
+        self._env, self._db = env, db
+        self._waiting: list[Event] = []
+        self._first = 0
+        trace.add_sink(self._take)
+
+    def _take(self, event: Event) -> None:
+        if event.server or event.kind == "fault":
+            self._waiting.append(event)
+
+    async def run(self) -> None:
+        while True:
+            await self._env.sleep(EVENTS_FLUSH_S)
+            if self._waiting:
+                await self.flush()
+
+    async def flush_all(self) -> None:
+        if self._waiting:
+            await self.flush()
+
+    async def flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+
+        def closure(tx: Tx) -> None:
+            if not self._first:
+                newest = tx.find(StoredEvent, sort=[("id", True)], limit=1)
+                self._first = newest[0].id + 1 if newest else 1
+            for event in batch:
+                row = StoredEvent(self._first + event.number, event.at, event.kind, event.src, event.dst, event.text,
+                                  self._first + event.parent if event.parent else 0, event.server, event.operation, event.request, event.data)
+                tx.put(row)
+            _drop_old_events(tx, self._first + batch[-1].number - EVENTS_KEPT)
+
+        await self._db.run(closure)
+
+
+def _drop_old_events(tx: Tx, before: int) -> None:
+    old = tx.find(StoredEvent, sort=[("id", False)], limit=EVENTS_KEPT // 10)
+    if old and old[-1].id < before:
+        for row in old:
+            tx.delete(StoredEvent, row.id)
+
+
+def all_services() -> list[Service]:
+    """Every API family of the house."""
+    import importlib
+
+    found = []
+    for name in ("identity.service", "compute.service", "network.service", "image.service", "placement"):
+        try:
+            found.append(importlib.import_module("virga.api." + name).service())
+        except ModuleNotFoundError as error:
+            print("not yet:", error)
+    return found
+
+
+def first_networks(tx: Tx, ask: Ask) -> None:
+    import importlib
+
+    try:
+        importlib.import_module("virga.api.network.bootstrap").bootstrap_network(tx, ask)
+    except ModuleNotFoundError as error:
+        print("not yet:", error)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn as a coroutine among others: signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class LiveCloud:
+    """A whole cloud in this process. `start()` returns when the API answers; `stop()` ends it in order."""
+
+    def __init__(self, config: Config, say: Callable[[str], None] = print) -> None:
+        self.config, self.say = config, say
+        self.env = real_env("controller")
+        self.trace = Trace(self.env.now)
+        self.state = Path(config.state).absolute()
+        self.machines: dict[str, Machine] = {}
+        self.neighbours = Neighbourhood()
+        self._host_envs: list[Env] = []
+        self._lock: Any = None
+        self.url = ""
+        self.admin_password = ""
+
+    async def start(self) -> None:
+        """Raises CannotStart."""
+        bound = self._bind()
+        self._take_lock()
+        self.db: Db = SqliteDb(self.env, self.trace, self.state / "virga.db")
+        self.engine = Engine(self.env, self.db, self.trace, self.config)
+        self.hub = Hub(self.env, self.db, self.trace, self.config)
+        self.blobs = FileBlobs(self.env, self.state / "images")
+        self.cloud = Cloud(self.env, self.db, self.trace, self.config, self.engine, self.blobs, self.hub)
+        self.keeper = EventKeeper(self.env, self.db, self.trace)
+        await self._first_start()
+        await recover_images(self.cloud)
+        self.env.spawn(self.hub.run(), "hub")
+        self.env.spawn(self.engine.run(), "engine")
+        self.env.spawn(Reconciler(self.env, self.db, self.trace, self.config).run(), "reconciler")
+        self.env.spawn(self.keeper.run(), "events")
+        services = all_services()
+        door = FrontDoor(self.cloud, services, authenticate)
+        options = uvicorn.Config(door, http="httptools", loop="asyncio", log_level="warning", access_log=False, lifespan="off",
+                                 timeout_graceful_shutdown=2, server_header=False)
+        self._server = _Server(options)
+        self.env.spawn(self._server.serve(sockets=[bound]), "api")
+        while not self._server.started:
+            await self.env.sleep(0.002)
+        if self.config.hypervisor == "fake":
+            for number in range(1, self.config.hosts + 1):
+                await self._start_fake_host(f"host-{number}")
+
+    def _bind(self) -> socket.socket:
+        host, _, port = self.config.listen.rpartition(":")
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host.strip("[]"), int(port)))
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"cannot listen on {self.config.listen}: {error}; choose another address with --listen") from error
+        self.url = f"http://{host}:{bound.getsockname()[1]}"
+        return bound
+
+    def _take_lock(self) -> None:
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.state / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotStart(f"another virga runs on {self.state}; stop it, or choose another folder with --state") from error
+        except OSError as error:
+            raise CannotStart(f"cannot use the state folder {self.state}: {error.strerror}") from error
+
+    # first start ----------------------------------------------------------------------------------------------------
+    async def _first_start(self) -> None:
+        secrets = self.state / "passwords.json"
+        if secrets.exists():
+            known = msgspec.json.decode(secrets.read_bytes(), type=dict[str, str])
+        else:
+            known = {"admin": environment("VIRGA_ADMIN_PASSWORD") or self.env.token_hex(12), "demo": self.env.token_hex(12)}
+            _write_private(secrets, msgspec.json.encode(known))
+        self.admin_password = known["admin"]
+        if not (self.state / "ready").exists():
+            admin = await hash_secret(self.env, self.config, known["admin"])
+            demo = await hash_secret(self.env, self.config, known["demo"])
+
+            def closure(tx: Tx) -> Founders:
+                founders = bootstrap(tx, self.config, admin, demo)
+                ask = Ask(self.config, founders.projects["admin"], founders.users["admin"], "req-first-start", True)
+                first_networks(tx, ask)
+                for flavor_id, name, vcpus, ram_mb, disk_gb in FLAVORS:
+                    tx.put(Flavor(flavor_id, name, vcpus, ram_mb, disk_gb, created_at=tx.now))
+                return founders
+
+            founders = await self.db.run(closure)
+            await bootstrap_image(self.cloud, founders.projects["admin"])
+            (self.state / "ready").touch()
+        self.clouds_yaml = self.state / "clouds.yaml"
+        _write_private(self.clouds_yaml, self._clouds(known).encode())
+
+    def _clouds(self, passwords: dict[str, str]) -> str:
+        """clouds.yaml as os-client-config reads it: cloud `virga` (admin) and `virga-demo` (member)."""
+        parts = ["clouds:"]
+        for name, user in (("virga", "admin"), ("virga-demo", "demo")):
+            parts += [
+                f"  {name}:", "    auth:", f"      auth_url: {self.url}/identity/v3", f"      username: {user}",
+                f"      password: '{passwords[user].replace(chr(39), chr(39) * 2)}'", f"      project_name: {user}",
+                "      user_domain_name: Default", "      project_domain_name: Default", f"    region_name: {self.config.region}",
+                "    identity_api_version: 3", "    interface: public"]
+        return "\n".join(parts) + "\n"
+
+    # hosts ----------------------------------------------------------------------------------------------------------
+    async def _start_fake_host(self, name: str) -> None:
+        folder = self.state / "hosts" / name
+        script = msgspec.convert(self.config.fake, Script)
+        machine = Machine(name, Journal(folder / "machine.log"), script)
+        self.machines[name] = machine
+        self.neighbours.add(machine)
+        env = self.env.child(name)
+        self._host_envs.append(env)
+        ids = Journal(folder / "agent.log")
+        host_id = ids.values.get("host_id") or env.new_id()
+        ids.put("host_id", host_id)
+        agent = Agent(
+            env, self.trace, name, host_id, self.config.compute, FakeHypervisor(env, machine, self.neighbours),
+            FakeDisks(env, machine, self.neighbours, BlobImages(self.db, self.blobs)), FakeWiring(env, machine), ids, self._dial())
+        env.spawn(agent.run(), "agent")
+
+    def _dial(self) -> Callable[[], Awaitable[Link]]:
+        async def dial() -> Link:
+            ours, theirs = memory_pair(asyncio.get_running_loop())
+            self.hub.attach(ours)
+            return theirs
+
+        return dial
+
+    async def hosts_ready(self, timeout_s: float = 20.0) -> None:
+        """Wait until every emulated host has said hello."""
+        async with asyncio.timeout(timeout_s):
+            while sum(1 for session in self.hub.sessions.values() if session.number) < self.config.hosts:
+                await self.env.sleep(0.005)
+
+    async def stop(self) -> None:
+        for env in self._host_envs:
+            await env.stop()
+        self._server.should_exit = True
+        await self.keeper.flush_all()
+        await self.env.stop()
+        self.db.close()
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write a file only its owner may read, whole or not at all."""
+    partial = path.with_suffix(".part")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    partial.rename(path)
+
+
+async def run_until_signal(cloud: LiveCloud, ready: Callable[[], Awaitable[None]]) -> None:
+    """Start, call `ready`, and run until SIGINT or SIGTERM."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, done.set)
+    await cloud.start()
+    try:
+        await ready()
+        await done.wait()
+    finally:
+        await cloud.stop()
