@@ -57,7 +57,8 @@ def importable(name: str) -> types.ModuleType | None:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        warnings.warn(f"{name} is left out of the cloud under test: {error!r}", stacklevel=2)
+        if not (isinstance(error, ModuleNotFoundError) and error.name == name):
+            warnings.warn(f"{name} is left out of the cloud under test: {error!r}", stacklevel=2)
         return None
 
 

@@ -7,7 +7,7 @@ caches the answer per token for as long as `epoch` stays the same.
 """
 from __future__ import annotations
 
-from virga.domain.identity import Implication, Project, Role, Target, implied_by
+from virga.domain.identity import ActorKind, Assignment, Implication, Project, Role, Target, implied_by
 from virga.store.db import Tx
 
 DEPTH_MAX = 5  # projects below each other, the domain counted; upstream's max_project_tree_depth
@@ -107,7 +107,17 @@ def subtree(tx: Tx, root_id: str) -> list[Project]:
     return found
 
 
-def in_use(tx: Tx, role_id: str) -> None:
+def holds_admin(tx: Tx, actor_kind: ActorKind, actor_id: str) -> bool:
+    """Whether a user (also through groups) or a group holds the role admin anywhere."""
+    if actor_kind == "user":
+        ids = {role_id for (role_id,) in tx.sql(
+            f"SELECT role_id FROM role_assignments WHERE {_ACTOR}", (actor_id, actor_id))}
+    else:
+        ids = {row.role_id for row in tx.find(Assignment, actor_kind="group", actor_id=actor_id)}
+    return any(role.name == "admin" for role in expanded_roles(tx, ids))
+
+
+def forget_role(tx: Tx, role_id: str) -> None:
     """Remove what hangs on a role that goes away: assignments and implications."""
     tx.sql("DELETE FROM role_assignments WHERE role_id = ?", (role_id,))
     tx.sql("DELETE FROM role_implications WHERE prior_id = ? OR implied_id = ?", (role_id, role_id))
