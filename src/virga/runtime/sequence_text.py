@@ -75,20 +75,20 @@ class _Grid:
         self.width = max(width, self.x[-1] + PITCH_MIN)
         self.lines: list[str] = []
         self.row = 0
+        # (row, column) -> the lifeline's character there; a wait hides a step at work, as nothing else happens in it
+        self.lives: dict[tuple[int, int], str] = {}
+        for span in sorted(story.spans, key=lambda span: span.kind == "wait"):
+            for row in range(span.first_row + 1, span.last_row + 1):
+                self.lives[row, span.column] = signs.wait if span.kind == "wait" else signs.step
+        self.step_ends = {(span.last_row, span.column) for span in story.spans if span.last_row > span.first_row}
 
     # drawing ----------------------------------------------------------------------------------------------
     def blank(self) -> list[str]:
         """A line with nothing but lifelines, as they are in the current row."""
         line = [" "] * self.width
         for column in range(len(self.story.actors)):
-            line[self.x[column]] = self.life(column)
+            line[self.x[column]] = self.lives.get((self.row, column), self.signs.line)
         return line
-
-    def life(self, column: int) -> str:
-        """A lifeline's character: a wait hides a step at work, as nothing else happens in it."""
-        kinds = {span.kind for span in self.story.spans
-                 if span.column == column and span.first_row < self.row <= span.last_row}
-        return self.signs.wait if "wait" in kinds else self.signs.step if "step" in kinds else self.signs.line
 
     def put(self, line: list[str], at: int, text: str) -> None:
         for offset, cell in enumerate(cells(text)):
@@ -195,8 +195,8 @@ class _Grid:
         elif row.kind == "ended":
             line[x] = signs.wait_end
         else:
-            ends = any(span.last_row == self.row > span.first_row and span.column == row.src for span in self.story.spans)
-            line[x] = signs.marks.get("step end" if row.kind == "step" and ends else row.kind, signs.marks["note"])
+            ends = row.kind == "step" and (self.row, row.src) in self.step_ends
+            line[x] = signs.marks.get("step end" if ends else row.kind, signs.marks["note"])
 
     def across(self, row: Row) -> list[list[str]]:
         drawn = []
