@@ -22,8 +22,8 @@ from typing import Any
 LONG_FILE_LINES = 400
 LONG_FUNCTION_LINES = 60
 # A module of some size owes its reader a proper opening, not one line.
-OPENING_WANTED_ABOVE_LINES = 80
-OPENING_LINES = 4
+OPENING_WANTED_ABOVE_LINES = 120
+OPENING_LINES = 3
 
 # room -> the rooms it may import. `runtime` is open to all; the composers at the end put everything together.
 ARROWS: dict[str, set[str]] = {
