@@ -17,7 +17,8 @@ from virga.api.compute import server_views as views
 from virga.api.compute.access import ask_of
 from virga.api.compute.inputs import Fields, choice, integer, optional, string
 from virga.api.compute.server_actions import ACTIONS, Action
-from virga.api.compute.server_create import certificates, need_image, need_key
+from virga.api.compute.server_create import need_image, need_key
+from virga.api.compute.server_wish import certificates
 from virga.api.compute.servers import own_server
 from virga.api.http import Call, reply
 from virga.domain.errors import Problem

@@ -16,7 +16,8 @@ from virga.api.compute import inputs
 from virga.api.compute.access import ask_of, must_write
 from virga.api.compute.inputs import Fields, body_of, optional
 from virga.api.compute.server_actions import ACTIONS, Action
-from virga.api.compute.server_create import Nics, choose_nics, need_nic
+from virga.api.compute.server_create import choose_nics, need_nic
+from virga.api.compute.server_wish import Nics
 from virga.api.compute.servers import own_server
 from virga.api.http import Call, reply
 from virga.domain.errors import Problem

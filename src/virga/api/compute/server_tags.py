@@ -1,4 +1,9 @@
-"""A server's tags (microversion 2.26): at most 50, 60 characters each, changed while the server rests."""
+"""A server's tags (microversion 2.26).
+
+Rules: at most 50 tags of at most 60 characters, without ',' and '/'; they keep the order in which they came. They
+are changed only while the server rests, like its metadata. A tag is a resource: PUT makes it (201) or finds it
+(204), and both say where it is.
+"""
 
 from __future__ import annotations
 
