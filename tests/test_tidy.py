@@ -67,6 +67,7 @@ def test_nothing_unfinished_is_shipped(mods: list[rules.Module]) -> None:
 def test_readme_names_only_commands_that_exist() -> None:
     """Also in the sense that they can be loaded: the command line imports a command only when it is called."""
     import click
+
     from virga.cli import main
 
     assert isinstance(main, click.Group)

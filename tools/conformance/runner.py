@@ -126,10 +126,11 @@ class OwnCloud:
                 raise Refused(f"virga up ended with code {self.process.returncode}:\n{self.tail()}")
             try:
                 with urllib.request.urlopen(self.url + "/identity/v3", timeout=2) as reply:
-                    if reply.status == 200:
+                    if reply.status == 200 and "hosts are connected" in self.tail():
                         return
             except OSError:
-                time.sleep(0.2)
+                pass
+            time.sleep(0.2)
         raise Refused(f"virga up did not answer within {READY_TIMEOUT_S:.0f} s:\n{self.tail()}")
 
     def tail(self) -> str:
