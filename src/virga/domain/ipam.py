@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 Net = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -153,3 +154,23 @@ def merge(prefixes: Iterable[str]) -> list[str]:
     four = [net for net in nets if isinstance(net, ipaddress.IPv4Network)]
     six = [net for net in nets if isinstance(net, ipaddress.IPv6Network)]
     return [str(net) for net in (*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six))]
+
+
+def loose_network(text: str) -> Net:
+    """A CIDR whose host bits are cleared instead of refused. Raises ValueError."""
+    return ipaddress.ip_network(text, strict=False)
+
+
+def minus(have: Sequence[str], gone: Iterable[str]) -> list[str]:
+    """The prefixes without those blocks, merged; a block may be a part of a prefix."""
+    rest: list[Any] = [network(prefix) for prefix in have]
+    for block in gone:
+        out: Any = network(block)
+        kept: list[Any] = []
+        for net in rest:
+            if not overlap(net, out):
+                kept.append(net)
+            elif out.prefixlen > net.prefixlen:
+                kept.extend(net.address_exclude(out))
+        rest = kept
+    return merge(str(net) for net in rest)

@@ -7,8 +7,6 @@ the router), its gateway is a port too; a floating IP holds one on the external 
 """
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from virga.domain.row import Row
@@ -286,9 +284,8 @@ class NetworkQuota(Row):
     value: int
 
 
-SharedObject = Network | SubnetPool | AddressScope | AddressGroup | SecurityGroup
 # object_type -> (row, actions a policy may grant)
-SHAREABLE: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+SHAREABLE: dict[str, tuple[type[Row], tuple[str, ...]]] = {
     "network": (Network, ("access_as_shared", "access_as_external")),
     "subnetpool": (SubnetPool, ("access_as_shared",)),
     "address_scope": (AddressScope, ("access_as_shared",)),
