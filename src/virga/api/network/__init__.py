@@ -1,49 +1,11 @@
 """The network API v2.0: a file per noun, one table of routes.
 
-Owns: the service's error body, the list of nouns, and the first networks (`bootstrap_network`). Rules and checks live with the noun they are about;
-what ports drag along lives in ops/ports.py, so that servers and users make ports by one and the same code. Errors name Neutron's types, which clients
-look at.
+Rules and checks live with the noun they are about, what all nouns share in noun.py, what ports drag along in ops/ports.py, so that servers and users
+make ports by one and the same code. `bootstrap_network` makes the networks a fresh cloud starts with.
 """
 from __future__ import annotations
 
-from typing import Any
-
-from virga.api.http import Service
-from virga.api.network import agents, bindings, extensions, quotas, tags
 from virga.api.network.bootstrap import bootstrap_network
-from virga.api.network.floatingips import FLOATINGIPS
-from virga.api.network.noun import Noun
-from virga.api.network.ports import PORTS
-from virga.api.network.rbac import RBAC
-from virga.api.network.routers import ROUTERS
-from virga.api.network.security_groups import ADDRESS_GROUPS, GROUPS, RULES
-from virga.api.network.subnetpools import POOLS, SCOPES
-from virga.api.network.subnets import NETWORKS, Subnets
-from virga.domain.errors import Problem
-
-# error types where a Problem names none, by status
-TYPES = {400: "HTTPBadRequest", 401: "Unauthorized", 403: "PolicyNotAuthorized", 404: "HTTPNotFound", 405: "HTTPMethodNotAllowed",
-         409: "Conflict", 412: "RevisionNumberConstraintFailed", 413: "HTTPRequestEntityTooLarge", 500: "HTTPInternalServerError",
-         503: "ServiceUnavailable"}
-
-
-def error_body(problem: Problem, request_id: str) -> dict[str, Any]:
-    kind = problem.kind or TYPES.get(problem.status, "HTTPException")
-    return {"NeutronError": {"type": kind, "message": problem.message, "detail": ""}}
-
-
-def service() -> Service:
-    """The whole API below /network."""
-    found = Service("network", "/network", error_body)
-    nouns: list[Noun[Any]] = [NETWORKS, Subnets(), POOLS, SCOPES, PORTS, GROUPS, RULES, ADDRESS_GROUPS, ROUTERS, FLOATINGIPS, RBAC]
-    for noun in nouns:
-        noun.mount(found)
-    tags.mount(found, nouns)
-    bindings.mount(found)
-    quotas.mount(found)
-    agents.mount(found)
-    extensions.mount(found, nouns)
-    return found
-
+from virga.api.network.service import service
 
 __all__ = ["bootstrap_network", "service"]
