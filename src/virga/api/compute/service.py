@@ -15,8 +15,21 @@ from typing import Any
 from starlette.responses import Response
 
 from virga.api.compute import (
+    aggregates,
+    availability_zones,
+    external_events,
+    flavors,
+    hypervisors,
+    image_proxy,
+    instance_actions,
+    keypairs,
+    limits,
+    migrations,
+    older,
+    quotas,
     server_actions,
     server_create,
+    server_groups,
     server_images,
     server_interfaces,
     server_metadata,
@@ -24,6 +37,8 @@ from virga.api.compute import (
     server_security_groups,
     server_tags,
     servers,
+    services,
+    usage,
 )
 from virga.api.compute.microversion import MAXIMUM, MINIMUM, negotiate, stamp, text
 from virga.api.http import Call, Service, reply
@@ -39,6 +54,21 @@ MODULES: list[ModuleType] = [
     server_parts,
     server_security_groups,
     server_tags,
+    aggregates,
+    availability_zones,
+    external_events,
+    flavors,
+    hypervisors,
+    image_proxy,
+    instance_actions,
+    keypairs,
+    limits,
+    migrations,
+    older,
+    quotas,
+    server_groups,
+    services,
+    usage,
 ]
 
 FAULTS = {
