@@ -242,7 +242,8 @@ class FakeHypervisor(_Scripted):
         other = self.neighbours.reach(self.machine.name, dest)
         if other.guests().get(server_id) in ("running", "paused"):
             return
-        state = self.machine.guests().get(server_id)
+        self._need(server_id, "running", "paused")
+        state = self.machine.guests()[server_id]
         if other.guests().get(server_id) != "incoming":
             raise DriverError(f"{dest} does not expect guest {server_id}", "conflict")
         if await self._act("migrate_live"):

@@ -52,7 +52,7 @@ class Hands:
         self.verbs: dict[str, Callable[[GuestRecord, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "create": self.create, "retire": self.retire, "restore": self.restore, "release": self.release, "fetch": self.fetch,
             "power": self.power, "rebuild": self.rebuild, "purge": self.purge, "prepare_incoming": self.prepare_incoming,
-            "migrate_live": self.migrate_live, "attach": self.attach, "detach": self.detach, "snapshot": self.snapshot,
+            "migrate_live": self.migrate_live, "attach": self.attach, "detach": self.detach, "snapshot": self.snapshot, "report": self.report,
         }
 
     # pieces ---------------------------------------------------------------------------------------------------------
@@ -206,6 +206,10 @@ class Hands:
             await self.hypervisor.migrate_live(record.server_id, args["dest"], args["address"], spec)
         for port_id in list(record.nics):
             await self._unwire(record, port_id)
+        return {}
+
+    async def report(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
+        """Do nothing, but at a new epoch: what was under way is over, and the facts sent with the result say what is here now."""
         return {}
 
     async def attach(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:

@@ -271,7 +271,8 @@ def _note(
         tx.put(Guest(fact.server_id, host, fact.state, fact.epoch, fact.disk, fact.revision, fact.detail, tx.now))
         tx.hint("server:" + fact.server_id)
         if known is None or (known.state, known.epoch, known.disk) != (fact.state, fact.epoch, fact.disk):
-            tx.emit("fact", host, "store", f"guest {fact.state} (epoch {fact.epoch})", server=fact.server_id)
+            tx.emit("fact", host, "store", f"guest {fact.state} (epoch {fact.epoch})", server=fact.server_id,
+                    cause=f"{host}/{fact.server_id}")
     for wired in wirings:
         before = tx.get(Wiring, wired.port_id, host)
         if before is not None and before.revision > wired.revision and not whole:
@@ -281,7 +282,8 @@ def _note(
         tx.hint("server:" + wired.server_id, "port:" + wired.port_id)
         if before is None or (before.wired, before.generation) != (wired.wired, wired.generation):
             state = "wired" if wired.wired else "not wired"
-            tx.emit("fact", host, "store", f"port {wired.port_id} {state} (generation {wired.generation})", server=wired.server_id)
+            tx.emit("fact", host, "store", f"port {wired.port_id} {state} (generation {wired.generation})", server=wired.server_id,
+                    cause=f"{host}/{wired.server_id}")
     for result in results:
         command = tx.get(Command, result.command_id)
         if command is None or command.host != host or command.state != PENDING:

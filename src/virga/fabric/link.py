@@ -6,6 +6,7 @@ A Link promises little on purpose: while it is open, frames arrive in order; whe
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class MemoryEnd:
         self._receive: Receiver | None = None
         self._closed: Closed | None = None
         self._early: list[Frame] = []
+        self._flight: deque[Frame] = deque()  # under way to us, in the order they were sent
         self._last_at = 0.0
         self.peer: MemoryEnd | None = None
         self.open = True
@@ -57,7 +59,8 @@ class MemoryEnd:
         if not self.open or peer is None:
             return
         if self._weather is None:
-            self._loop.call_soon(peer._arrive, frame)
+            peer._flight.append(frame)
+            self._loop.call_soon(peer._arrive_next)
             return
         delays = self._weather.deliveries(frame)
         if not delays:
@@ -66,7 +69,12 @@ class MemoryEnd:
         for delay_s in delays:
             # Order within a link is kept, as TCP keeps it: a frame never overtakes an earlier one.
             self._last_at = max(self._last_at, self._loop.time() + delay_s)
-            self._loop.call_at(self._last_at, peer._arrive, frame)
+            peer._flight.append(frame)
+            self._loop.call_at(self._last_at, peer._arrive_next)
+
+    def _arrive_next(self) -> None:
+        """One delivery is due: the oldest frame under way, whichever timer of the loop was first."""
+        self._arrive(self._flight.popleft())
 
     def _arrive(self, frame: Frame) -> None:
         if not self.open:

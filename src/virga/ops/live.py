@@ -10,7 +10,7 @@ nobody lived to tell, D's report does: the wait is on D's row, not on S's answer
 """
 from __future__ import annotations
 
-from virga.domain.operation import Guest, KEPT, Migration, PAUSE, RUN, ABSENT
+from virga.domain.operation import ABSENT, CRASHED, Guest, KEPT, Migration, PAUSE, RUN, STOP, SUSPEND
 from virga.domain.placement import Host
 from virga.domain.server import ERROR, PAUSED
 from virga.ops import placing
@@ -97,18 +97,16 @@ def moved(run: Run) -> Verdict:
 
 
 def unmove(run: Run) -> None:
-    """S has to say what it has: nothing is started or stopped here, only asked to be as it was."""
-    migration = migration_of(run)
-    run.command(migration.source, "power", action="unpause" if wanted(run) == RUN else "pause", hard=False,
-                spec=spec_args(run.tx, run.server, run.server.flavor, migration.source))
+    """S has to say, at the new epoch, what it has: nothing is started or stopped on a guess."""
+    run.command(migration_of(run).source, "report")
 
 
 def unmoved(run: Run) -> Verdict:
-    migration = migration_of(run)
-    here = run.guest(migration.source)
+    source = migration_of(run).source
+    here = run.guest(source)
     if here is not None and here.state in (KEPT, ABSENT):
-        return failed(f"{migration.source} has handed the guest over, but {migration.dest} does not report it")
-    return wait_guest(run, migration.source, wanted(run))
+        return failed(f"{source} has handed the guest over, but {migration_of(run).dest} does not report it running")
+    return wait_guest(run, source, RUN, PAUSE, STOP, SUSPEND, CRASHED)
 
 
 def finish(run: Run) -> None:

@@ -1,0 +1,237 @@
+"""The whole cloud under virtual time: one controller, some hosts, a network, and the means to break each of them.
+
+What survives a kill is what survives in life: the database (the connection), each machine's guests, disks and taps, each agent's journal. Everything
+else belongs to a process Env and dies with it. The very same Engine, Hub, Reconciler and Agent run here as in production; only Env, database engine
+and links are the simulated ones. A started cloud with running servers can be kept as a `Snapshot` and laid out anew for every seed.
+"""
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, NoImages, Script
+from virga.agent.journal import Journal
+from virga.agent.session import Agent
+from virga.domain.ask import Ask
+from virga.domain.config import Compute, Config
+from virga.domain.network import Network
+from virga.domain.operation import Operation
+from virga.domain.server import FlavorSpec, Server
+from virga.fabric.hub import Hub
+from virga.fabric.link import Link, memory_pair
+from virga.fabric.wire import Frame
+from virga.ops import front
+from virga.ops.engine import Engine
+from virga.ops.reconcile import Reconciler
+from virga.runtime.env import Env, sim_env
+from virga.runtime.trace import Trace
+from virga.sim.invariants import Watch
+from virga.store.db import SimDb, Tx, open_memory
+
+T = TypeVar("T")
+PROJECT, USER, NETWORK_ID = "project-1", "user-1", "network-1"
+SMALL = FlavorSpec("1", "small", 1, 512, 1)
+BIG = FlavorSpec("2", "big", 2, 1024, 2)
+
+
+class Weather:
+    """One network path: seeded delays (seconds), duplicates, and cuts."""
+
+    def __init__(self, rng: random.Random, mean_delay_s: float) -> None:
+        self.rng = rng
+        self.mean_delay_s = mean_delay_s
+        self.cut = False
+        self.duplicate_share = 0.0
+
+    def deliveries(self, frame: Frame) -> list[float]:
+        if self.cut:
+            return []
+        if not self.mean_delay_s:
+            return [0.0]
+        delay_s = self.rng.expovariate(1 / self.mean_delay_s)
+        if self.duplicate_share and self.rng.random() < self.duplicate_share:
+            return [delay_s, delay_s * 1.5]
+        return [delay_s]
+
+
+class Snapshot(msgspec.Struct):
+    """A cloud at rest: everything that outlives its processes."""
+
+    database: bytes
+    machines: dict[str, dict[str, Any]]
+    journals: dict[str, dict[str, Any]]
+    servers: list[str]
+
+
+class World:
+    """See the module. All times are virtual seconds."""
+
+    def __init__(self, seed: int, hosts: int = 2, *, mean_delay_s: float = 0.002, config: Config | None = None, snapshot: Snapshot | None = None,
+                 engine: type[Engine] = Engine, script: Script | None = None) -> None:
+        self.env = sim_env(seed, "world")
+        self.chance = random.Random(seed ^ 0x5EED)
+        self.config = config or Config(compute=Compute(operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0))
+        self.trace = Trace(self.env.now, ring=512)
+        self.connection = open_memory() if snapshot is None else _restore(snapshot.database)
+        self.engine_type = engine
+        self.mean_delay_s = mean_delay_s
+        self.neighbours = Neighbourhood()
+        self.machines: dict[str, Machine] = {}
+        self.journals: dict[str, Journal] = {}
+        self.weather: dict[str, Weather] = {}
+        self.agents: dict[str, Env] = {}
+        self.controller: Env | None = None
+        self.db: SimDb | None = None
+        self.hub: Hub | None = None
+        self.engine: Engine | None = None
+        self.requests = 0
+        self.servers: list[str] = list(snapshot.servers) if snapshot else []
+        for number in range(1, hosts + 1):
+            name = f"host-{number}"
+            self.machines[name] = Machine(name, _journal(snapshot.machines[name] if snapshot else None),
+                                          msgspec.convert(msgspec.to_builtins(script), Script) if script else None)
+            self.journals[name] = _journal(snapshot.journals[name] if snapshot else None)
+            self.neighbours.add(self.machines[name])
+            self.weather[name] = Weather(self.chance, mean_delay_s)
+        self.watch = Watch(self.machines, self._may_lose)
+
+    def _may_lose(self, server_id: str) -> bool:
+        """Whether a server's last disk may go: it is being deleted, or it never ran, or its image holds it."""
+        row = self.connection.execute("SELECT task_state, launched_at, vm_state FROM servers WHERE id = ?", (server_id,)).fetchone()
+        return row is None or row[0] == "deleting" or row[1] is None or row[2] in ("deleted", "shelved", "shelved_offloaded")
+
+    # processes ------------------------------------------------------------------------------------------------------
+    def start_controller(self) -> None:
+        env = self.controller = self.env.child("controller")
+        self.db = SimDb(env, self.trace, self.connection)
+        self.engine = self.engine_type(env, self.db, self.trace, self.config)
+        self.hub = Hub(env, self.db, self.trace, self.config)
+        env.spawn(self.hub.run(), "hub")
+        env.spawn(self.engine.run(), "engine")
+        env.spawn(Reconciler(env, self.db, self.trace, self.config).run(), "reconciler")
+
+    def kill_controller(self) -> None:
+        if self.controller is not None:
+            self.trace.emit("fault", "world", "controller", "kill -9")
+            self.controller.kill()
+            self.controller = self.db = self.hub = self.engine = None
+
+    def start_agent(self, name: str) -> None:
+        env = self.agents[name] = self.env.child(name)
+        machine = self.machines[name]
+        agent = Agent(
+            env, self.trace, name, f"id-{name}", self.config.compute, FakeHypervisor(env, machine, self.neighbours),
+            FakeDisks(env, machine, self.neighbours, NoImages()), FakeWiring(env, machine), self.journals[name], self._dialer(name))
+        env.spawn(agent.run(), "agent")
+
+    def kill_agent(self, name: str) -> None:
+        env = self.agents.pop(name, None)
+        if env is not None:
+            self.trace.emit("fault", "world", name, "kill -9 of the agent")
+            env.kill()
+
+    def power_cut(self, name: str) -> None:
+        """The whole machine goes: agent and guests; disks stay."""
+        self.kill_agent(name)
+        self.trace.emit("fault", "world", name, "power cut")
+        self.machines[name].power_cut()
+
+    def partition(self, name: str, cut: bool) -> None:
+        """Cut or heal a host's link to the controller and to the other hosts."""
+        self.trace.emit("fault", "world", name, "partitioned" if cut else "healed")
+        self.weather[name].cut = cut
+        for other in self.machines:
+            pair = frozenset((name, other))
+            if cut and other != name:
+                self.neighbours.cut.add(pair)
+            else:
+                self.neighbours.cut.discard(pair)
+
+    def _dialer(self, name: str) -> Callable[[], Any]:
+        async def dial() -> Link:
+            await asyncio.sleep(self.weather[name].mean_delay_s)
+            if self.hub is None or self.weather[name].cut:
+                raise OSError("connection refused")
+            ours, theirs = memory_pair(asyncio.get_running_loop(), self.weather[name])
+            self.hub.attach(ours)
+            return theirs
+
+        return dial
+
+    def start(self) -> None:
+        self.start_controller()
+        for name in self.machines:
+            self.start_agent(name)
+
+    async def hosts_up(self) -> None:
+        while self.hub is None or sum(1 for session in self.hub.sessions.values() if session.number) < len(self.machines):
+            await asyncio.sleep(0.01)
+
+    def stop(self) -> None:
+        for name in list(self.agents):
+            self.kill_agent(name)
+        self.kill_controller()
+        self.env.kill()
+
+    # what users do --------------------------------------------------------------------------------------------------
+    def ask(self) -> Ask:
+        self.requests += 1
+        return Ask(self.config, PROJECT, USER, f"req-{self.requests}", is_admin=True)
+
+    async def run(self, closure: Callable[[Tx], T]) -> T:
+        """A user's transaction. Raises ConnectionError while no controller runs, as a client would see it."""
+        if self.db is None:
+            raise ConnectionError("no controller")
+        return await self.db.run(closure)
+
+    def look(self, closure: Callable[[Tx], T]) -> T:
+        """Read rows directly, whoever is alive."""
+        return closure(Tx(self.connection, self.env, self.env.now()))
+
+    async def boot(self, flavor: FlavorSpec = SMALL, ports: int = 1) -> str:
+        server_id = self.env.new_id()
+        server = Server(server_id, PROJECT, USER, f"server-{len(self.servers)}", flavor)
+        nics = [front.NicRequest(network_id=NETWORK_ID)] * ports
+        await self.run(lambda tx: front.boot(tx, self.ask(), server, nics))
+        self.servers.append(server_id)
+        return server_id
+
+    async def act(self, server_id: str, what: Callable[[Tx, Ask, Server], Any]) -> Any:
+        """One action on a server. Raises Problem as the API would answer."""
+        return await self.run(lambda tx: what(tx, self.ask(), tx.need(Server, server_id)))
+
+    async def settle(self, limit_s: float = 3600.0) -> None:
+        """Wait until no operation is open. Raises TimeoutError after `limit_s` virtual seconds."""
+        async with asyncio.timeout(limit_s):
+            while self.look(lambda tx: tx.count(Operation, state=["running", "undoing"])):
+                await asyncio.sleep(0.05)
+
+    def snapshot(self) -> Snapshot:
+        """What outlives the processes, right now. Stop them first."""
+        return Snapshot(
+            self.connection.serialize(), {name: dict(machine.journal.values) for name, machine in self.machines.items()},
+            {name: dict(journal.values) for name, journal in self.journals.items()}, list(self.servers))
+
+
+def _journal(values: dict[str, Any] | None) -> Journal:
+    journal = Journal()
+    if values:
+        journal.values.update(values)
+    return journal
+
+
+def _restore(database: bytes) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1024)
+    connection.deserialize(database)
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+async def make_network(world: World) -> None:
+    """The one network the simulated servers are on (no subnet: addresses are the network room's own tests)."""
+    await world.run(lambda tx: tx.insert(Network(id=NETWORK_ID, project_id=PROJECT, name="net")))
