@@ -70,7 +70,9 @@ OFFERED: dict[str, tuple[str, str]] = {
     "subnet-service-types": ("Subnet service types", "Subnets for one kind of port."),
     "subnet_allocation": ("Subnet Allocation", "Subnet pools."),
     "subnetpool-prefix-ops": ("Subnet Pool Prefix Operations", "Prefixes added and removed one by one."),
+    "tag": ("Tag support", "Tags of networks."),
     "tag-creation": ("Tag creation", "Several tags added at once."),
+    "tag-ext": ("Tag support for more resources", "Tags of subnets, ports, subnet pools, routers."),
     "tag-ports-during-bulk-creation": ("Tag Ports During Bulk Creation", "Tags given with new ports."),
 }
 

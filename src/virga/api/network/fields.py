@@ -46,6 +46,8 @@ class Field(msgspec.Struct, frozen=True):
 def quoted(value: Any) -> str:
     """A value in an error text, cut to a length a person reads."""
     shown = repr(value)
+    if len(shown) > 200 and isinstance(value, (list, dict)):
+        shown = f"a {type(value).__name__} of {len(value)} items"
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 

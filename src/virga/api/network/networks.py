@@ -2,7 +2,8 @@
 
 Rules: a tenant network is a VXLAN with a free VNI of the configured ranges; admins may choose local, flat, vlan or vxlan and the id. A VNI or VLAN id is
 taken in the transaction that makes the network, by the primary key of `segments`. `shared` and `router:external` are RBAC policies for everybody,
-mirrored on the row. A network goes with its subnets, but not while ports of anybody are on it.
+mirrored on the row. A network goes with its subnets and its idle floating IPs, but not while
+ports of anybody are on it.
 """
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from virga.api.network.noun import (
     zone_names,
 )
 from virga.domain.errors import Problem
-from virga.domain.network import AUTO_DELETED, FLOATING, ROUTER_GATEWAY, Network, RbacPolicy, Segment, Subnet
+from virga.domain.network import AUTO_DELETED, FLOATING, ROUTER_GATEWAY, FloatingIp, Network, RbacPolicy, Segment, Subnet
 from virga.domain.placement import Host
 from virga.domain.port import Port
 from virga.ops.ports import release_port
@@ -221,11 +222,14 @@ class Networks(Noun[Network]):
 
     def remove(self, tx: Tx, who: Who, row: Network) -> None:
         ports = tx.find(Port, network_id=row.id)
-        if any(port.device_owner not in AUTO_DELETED for port in ports):
+        idle = {floating.floating_port_id for floating in tx.find(FloatingIp, floating_network_id=row.id, port_id=None)}
+        if any(port.device_owner not in AUTO_DELETED and port.id not in idle for port in ports):
             raise Problem(409, f"Unable to complete operation on network {row.id}. There are one or more ports still in use on the network.",
                           "NetworkInUse")
         for port in ports:
             release_port(tx, port)
+        # floating IPs that lead nowhere go with the network they were taken from
+        tx.delete_where(FloatingIp, floating_network_id=row.id)
         tx.delete_where(Subnet, network_id=row.id)
         tx.delete_where(Segment, network_id=row.id)
         remove_policies(tx, row.id)

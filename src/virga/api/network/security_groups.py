@@ -5,6 +5,7 @@ exists twice (409 SecurityGroupRuleExists). Ports belong to TCP, UDP and their l
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,13 +70,14 @@ def protocol(value: Any) -> str | None:
 
 
 def port_bound(value: Any) -> int | None:
+    """A port number, an ICMP type or a code; the words of the refusal are those clients look for."""
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.lstrip("-").isdigit() and len(value) < 10:
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= PORT_NUMBER_MAX:
-        raise Bad(f"{quoted(value)} is not a port number, an ICMP type or an ICMP code")
-    return None if value == -1 else value
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= PORT_NUMBER_MAX:
+        raise Bad(f"Invalid value for port {quoted(value)}")
+    return value
 
 
 def prefix(value: Any) -> str | None:
