@@ -12,8 +12,8 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from virga.api.http import Call, reply
-from virga.api.identity import reach, revoke
-from virga.api.identity.projects import PROJECT_OPTIONS, check_tags, delete_project_rows
+from virga.api.identity import reach, removal, revoke
+from virga.api.identity.projects import PROJECT_OPTIONS, check_tags
 from virga.api.identity.shape import (
     Id,
     Name64,
@@ -29,11 +29,9 @@ from virga.api.identity.shape import (
     merged_options,
     write,
 )
-from virga.api.identity.users import delete_user_rows
 from virga.domain.errors import Problem
-from virga.domain.identity import Assignment, Group, Membership, Project, Role, User
+from virga.domain.identity import Project
 from virga.store.db import Tx
-from virga.store.identity import forget_role
 
 CONFLICT = "There is another domain of this name."
 
@@ -141,22 +139,7 @@ async def delete_domain(call: Call) -> Response:
     def closure(tx: Tx) -> None:
         row = find(tx, call, "delete_domain")
         check_mutable("domain", row.options, None)
-        if row.enabled:
-            raise Problem(403, "Cannot delete a domain that is enabled, please disable it first.")
-        revoke.of_domain(tx, row.id)
-        for user in tx.find(User, domain_id=row.id):
-            delete_user_rows(tx, user.id)
-        for group in tx.find(Group, domain_id=row.id):
-            tx.delete_where(Membership, group_id=group.id)
-            tx.delete_where(Assignment, actor_kind="group", actor_id=group.id)
-        tx.delete_where(Group, domain_id=row.id)
-        for project in tx.find(Project, domain_id=row.id):
-            delete_project_rows(tx, project.id)
-        for role in tx.find(Role, domain_id=row.id):
-            forget_role(tx, role.id)
-        tx.delete_where(Role, domain_id=row.id)
-        tx.delete_where(Assignment, target_kind="domain", target_id=row.id)
-        tx.delete(Project, row.id)
+        removal.delete_domain(tx, row)
 
     await write(call, CONFLICT, closure)
     return reply(204)

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from virga.api.http import Call, reply
-from virga.api.identity import reach, revoke
+from virga.api.identity import reach, removal, revoke
 from virga.api.identity.shape import (
     Id,
     Name64,
@@ -33,14 +33,7 @@ from virga.api.identity.shape import (
     write,
 )
 from virga.domain.errors import Problem
-from virga.domain.identity import (
-    DEFAULT_DOMAIN_ID,
-    ApplicationCredential,
-    Assignment,
-    Credential,
-    Project,
-    Target,
-)
+from virga.domain.identity import DEFAULT_DOMAIN_ID, Project, Target
 from virga.store.db import Tx
 from virga.store.identity import DEPTH_MAX, ancestors, subtree
 
@@ -274,22 +267,14 @@ async def delete_project(call: Call) -> Response:
         row = find(tx, call, "delete_project", write_it=True)
         check_mutable("project", row.options, None)
         if row.is_domain:
-            raise Problem(403, "A project acting as a domain is deleted as a domain.")
+            removal.delete_domain(tx, row)
+            return
         if tx.count(Project, parent_id=row.id):
             raise Problem(403, f"Cannot delete project {row.id} since it is not a leaf: delete the projects below it first.")
-        delete_project_rows(tx, row.id)
+        removal.delete_project(tx, row.id)
 
     await write(call, CONFLICT, closure)
     return reply(204)
-
-
-def delete_project_rows(tx: Tx, project_id: str) -> None:
-    """A project with everything in identity that rests on it."""
-    revoke.of_scope(tx, Target("project", project_id))
-    tx.delete_where(Assignment, target_kind="project", target_id=project_id)
-    tx.delete_where(ApplicationCredential, project_id=project_id)
-    tx.delete_where(Credential, project_id=project_id)
-    tx.delete(Project, project_id)
 
 
 # tags ---------------------------------------------------------------------------------------------------------------

@@ -156,8 +156,8 @@ async def list_implied(call: Call) -> Response:
 async def add_implied(call: Call) -> Response:
     def closure(tx: Tx) -> tuple[Role, Role]:
         prior, implied = pair(tx, call, "create_implied_role", write_it=True)
-        if implied.domain_id:
-            raise Problem(403, f"Role {implied.name} belongs to a domain; only a global role can be implied.")
+        if implied.domain_id and not prior.domain_id:
+            raise Problem(403, f"Role {implied.name} belongs to a domain and cannot be implied by a global role.")
         if implied.name == "admin":
             raise Problem(403, "The role admin cannot be implied by another.")
         if would_cycle(prior.id, implied.id, implications(tx)):

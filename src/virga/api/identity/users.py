@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.responses import Response
 
 from virga.api.http import Call, reply
-from virga.api.identity import reach, revoke
+from virga.api.identity import reach, removal, revoke
 from virga.api.identity.projects import home_domain, need_domain
 from virga.api.identity.projects import view as project_view
 from virga.api.identity.secret import PASSWORD_BYTES_MAX, hash_secret, verify
@@ -32,14 +32,7 @@ from virga.api.identity.shape import (
     write,
 )
 from virga.domain.errors import Problem
-from virga.domain.identity import (
-    ApplicationCredential,
-    Assignment,
-    Credential,
-    Membership,
-    Project,
-    User,
-)
+from virga.domain.identity import Project, User
 from virga.store.db import Tx
 from virga.store.identity import holds_admin, projects_of
 
@@ -210,18 +203,8 @@ async def change_password(call: Call) -> Response:
 
 
 async def delete_user(call: Call) -> Response:
-    await write(call, CONFLICT, lambda tx: delete_user_rows(tx, find(tx, call, "delete_user", write_it=True).id))
+    await write(call, CONFLICT, lambda tx: removal.delete_user(tx, find(tx, call, "delete_user", write_it=True).id))
     return reply(204)
-
-
-def delete_user_rows(tx: Tx, user_id: str) -> None:
-    """A user with everything in identity that rests on it."""
-    revoke.of_user(tx, user_id)
-    tx.delete_where(Assignment, actor_kind="user", actor_id=user_id)
-    tx.delete_where(Membership, user_id=user_id)
-    tx.delete_where(ApplicationCredential, user_id=user_id)
-    tx.delete_where(Credential, user_id=user_id)
-    tx.delete(User, user_id)
 
 
 async def list_user_projects(call: Call) -> Response:
