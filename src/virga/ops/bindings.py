@@ -18,6 +18,7 @@ def open_binding(tx: Tx, port: Port, host: str) -> Binding:
                       profile=port.profile, updated_at=tx.now)
     tx.put(binding)
     tx.hint("port:" + port.id, "hostview")
+    tx.emit("transition", "store", "store", f"port {port.id} on {host}: binding generation {binding.generation} {binding.state}")
     return binding
 
 
@@ -28,11 +29,13 @@ def activate_binding(tx: Tx, port_id: str, host: str) -> None:
             drop_binding(tx, port_id, other.host)
     tx.update(Binding, port_id, host, state=BOUND, updated_at=tx.now)
     tx.update(Port, port_id, host=host)
+    tx.emit("transition", "store", "store", f"port {port_id}: the binding on {host} is the active one")
     tx.hint("port:" + port_id, "hostview")
 
 
 def drop_binding(tx: Tx, port_id: str, host: str) -> None:
-    tx.delete(Binding, port_id, host)
+    if tx.delete(Binding, port_id, host):
+        tx.emit("transition", "store", "store", f"port {port_id} on {host}: binding dropped")
     tx.delete(Wiring, port_id, host)
     tx.hint("port:" + port_id, "hostview")
 

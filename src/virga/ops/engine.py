@@ -23,7 +23,7 @@ from virga.domain.operation import (
     STEP_UNDONE, Step, SUPERSEDED, UNDO_BEGUN, UNDOING, UNDONE, check_move,
 )
 from virga.domain.placement import Host
-from virga.domain.server import Server
+from virga.domain.server import Server, status_of
 from virga.ops import actions
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
@@ -111,6 +111,7 @@ class Run:
     position: int = 0
     _commands: int = 0
     hosts: dict[str, Host | None] = field(default_factory=dict)
+    dirty: bool = False  # the operation row differs from what is stored
 
     @property
     def server(self) -> Server:
@@ -124,12 +125,16 @@ class Run:
         if self._server is not None:
             for name, value in changes.items():
                 setattr(self._server, name, value)
-        self.tx.hint("server:" + self.op.server_id)
+        if "vm_state" in changes:
+            shown, host = status_of(changes["vm_state"], changes.get("task_state")), changes.get("host") or self.server.host
+            self.tx.emit("transition", "store", "store", f"the server is {shown}" + (f" on {host}" if host else ""), server=self.op.server_id,
+                         operation=self.op.id, cause=f"{self.op.id}/{self.op.position}")
+        self.tx.hint("changed:" + self.op.server_id)
 
     def note(self, **notes: Any) -> None:
         """Remember what a step has decided, for later steps and for the undo."""
         self.op.notes.update(notes)
-        self.tx.update(Operation, self.op.id, notes=self.op.notes)
+        self.dirty = True
 
     def command(self, host: str, verb: str, **args: Any) -> str:
         """Queue a command to a host's agent; returns its id, the same one whenever this step is run again."""
@@ -139,6 +144,14 @@ class Run:
         queue(self.tx, host, verb, self.op.server_id, self.op.epoch, args, operation_id=self.op.id, step=step, command_id=command_id,
               request_id=self.op.request_id, cause=f"{self.op.id}/{self.position}")
         return command_id
+
+    def perform(self, work: Do) -> None:
+        """Run a step's do or undo; whatever it emits (bindings, claims) is told as caused by the step."""
+        self.tx.about = {"server": self.op.server_id, "operation": self.op.id, "request": self.op.request_id, "cause": f"{self.op.id}/{self.position}"}
+        try:
+            work(self)
+        finally:
+            self.tx.about = {}
 
     def host_row(self, name: str) -> Host | None:
         if name not in self.hosts:
@@ -179,7 +192,8 @@ def open_operation(
     tx.update(Server, server.id, epoch=op.epoch, operation_id=op.id)
     tx.emit("step", "api", "ops", kind, server=server.id, operation=op.id, request=request_id, key=op.id)
     advance(tx, config, op)
-    tx.hint("op:" + op.id, "server:" + server.id)
+    if op.state in OPEN:
+        tx.hint("op:" + op.id)
     return op
 
 
@@ -196,15 +210,22 @@ def withdraw(tx: Tx, op: Operation) -> None:
 
 
 def close(tx: Tx, op: Operation, state: str, error: str = "") -> None:
-    op.state, op.error = state, error
-    tx.update(Operation, op.id, state=state, error=error, waiting="", waiting_since=None, deadline_at=None, ended_at=tx.now)
+    op.state, op.error, op.waiting, op.waiting_since, op.deadline_at, op.ended_at = state, error, "", None, None, tx.now
+    save(tx, op)
     server = tx.get(Server, op.server_id)
     if server is not None and server.operation_id == op.id:
         tx.update(Server, server.id, operation_id=None)
     actions.finish(tx, op, error)
     tx.emit("step", "ops", "ops", f"{op.kind} {state}" + (f": {error}" if error else ""), server=op.server_id, operation=op.id,
             request=op.request_id, cause=op.id)
-    tx.hint("op:" + op.id, "server:" + op.server_id)
+    tx.hint("ended:" + op.id, "changed:" + op.server_id)
+
+
+def save(tx: Tx, op: Operation) -> None:
+    """Write everything of an operation that moves, in one statement."""
+    tx.update(Operation, op.id, state=op.state, position=op.position, epoch=op.epoch, notes=op.notes, waiting=op.waiting,
+              waiting_since=op.waiting_since, deadline_at=op.deadline_at, error=op.error, owner=op.owner, lease_until=op.lease_until,
+              ended_at=op.ended_at)
 
 
 def advance(tx: Tx, config: Config, op: Operation) -> None:
@@ -218,6 +239,9 @@ def advance(tx: Tx, config: Config, op: Operation) -> None:
     except BrokenLog as broken:
         PROCEDURES[op.kind].stuck(run, str(broken))
         close(tx, op, FAILED, str(broken))
+        return
+    if op.state in OPEN and run.dirty:
+        save(tx, op)
 
 
 def _forward(run: Run) -> bool:
@@ -230,36 +254,37 @@ def _forward(run: Run) -> bool:
     step = table.steps[op.position]
     run.position, run._commands = op.position, 0
     row = tx.get(Step, op.id, op.position)
+    fresh = row is None
     if row is None:
         row = Step(op.id, op.position, step.name, BEGUN, begun_at=tx.now)
         check_move(None, BEGUN)
-        tx.insert(row)
         op.deadline_at = tx.now + step.deadline(run.config)
         tx.emit("step", "ops", "ops", step.name, server=op.server_id, operation=op.id, request=op.request_id,
                 key=f"{op.id}/{op.position}", cause=op.id)
         if step.event:
             actions.begin_event(tx, op, step.event, step.host(run))
-        step.do(run)
-        if op.state != RUNNING:  # a step may end its own operation (no host fits)
-            return False
+        run.perform(step.do)
         _say(run, op.waiting, op.waiting_since, op.deadline_at)
     verdict = _in_time(run, step.until(run), row.begun_at)
     if verdict.state == "waiting":
+        if fresh:
+            tx.insert(row)
         if op.waiting != verdict.reason:
             _say(run, verdict.reason, tx.now, op.deadline_at)
             tx.emit("wait", "ops", "ops", verdict.reason, server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
         return False
     state = STEP_DONE if verdict.state == "done" else STEP_FAILED
     check_move(row.state, state)
-    tx.update(Step, op.id, op.position, state=state, ended_at=tx.now, ended_by=verdict.reason if state == STEP_DONE else "",
-              error=verdict.reason if state == STEP_FAILED else "")
+    row.state, row.ended_at = state, tx.now
+    row.ended_by, row.error = (verdict.reason, "") if state == STEP_DONE else ("", verdict.reason)
+    tx.put(row)
     if step.event:
         actions.end_event(tx, op, step.event, verdict.reason if state == STEP_FAILED else "")
     if state == STEP_DONE:
         if verdict.reason:
             tx.emit("note", "ops", "ops", f"{step.name}: {verdict.reason}", server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
         op.position += 1
-        tx.update(Operation, op.id, position=op.position)
+        run.dirty = True
         return True
     start_undo(run, verdict.reason)
     return False
@@ -269,8 +294,8 @@ def start_undo(run: Run, error: str) -> None:
     """Turn around: raise the epoch so that forward commands under way are refused, then undo step by step."""
     tx, op = run.tx, run.op
     withdraw(tx, op)
-    op.state, op.error, op.epoch = UNDOING, error, op.epoch + 1
-    tx.update(Operation, op.id, state=UNDOING, error=error, epoch=op.epoch, deadline_at=None)
+    op.state, op.error, op.epoch, op.deadline_at = UNDOING, error, op.epoch + 1, None
+    run.dirty = True
     run.set_server(epoch=op.epoch)
     tx.emit("fault", "ops", "ops", f"{op.kind} turns back: {error}", server=op.server_id, operation=op.id, cause=op.id)
 
@@ -287,7 +312,7 @@ def _backward(run: Run) -> bool:
     row = tx.get(Step, op.id, op.position)
     if row is None or isinstance(step.undo, str):
         op.position -= 1
-        tx.update(Operation, op.id, position=op.position)
+        run.dirty = True
         return True
     if row.state != UNDO_BEGUN:
         check_move(row.state, UNDO_BEGUN)
@@ -295,7 +320,7 @@ def _backward(run: Run) -> bool:
         op.deadline_at = tx.now + step.deadline(run.config)
         tx.emit("step", "ops", "ops", f"undo {step.name}", server=op.server_id, operation=op.id, key=f"{op.id}/{op.position}", cause=op.id)
         row.state, row.undo_begun_at = UNDO_BEGUN, tx.now
-        step.undo(run)
+        run.perform(step.undo)
         _say(run, op.waiting, op.waiting_since, op.deadline_at)
     verdict = _in_time(run, step.undone(run), row.undo_begun_at or tx.now)
     if verdict.state == "waiting":
@@ -309,7 +334,7 @@ def _backward(run: Run) -> bool:
     check_move(UNDO_BEGUN, STEP_UNDONE)
     tx.update(Step, op.id, op.position, state=STEP_UNDONE, undone_at=tx.now)
     op.position -= 1
-    tx.update(Operation, op.id, position=op.position)
+    run.dirty = True
     return True
 
 
@@ -328,8 +353,7 @@ def _in_time(run: Run, verdict: Verdict, begun_at: float) -> Verdict:
 def _say(run: Run, reason: str, since: float | None, deadline_at: float | None) -> None:
     op = run.op
     op.waiting, op.waiting_since, op.deadline_at = reason, since, deadline_at
-    run.tx.update(Operation, op.id, waiting=reason, waiting_since=since, deadline_at=deadline_at)
-    run.tx.hint("timer:" + op.id)
+    run.dirty = True
 
 
 class Engine:
@@ -349,6 +373,9 @@ class Engine:
             room, _, name = hint.partition(":")
             if room == "op":
                 self._dirty[name] = None
+            elif room == "ended":
+                self._dirty.pop(name, None)
+                self._deadlines.pop(name, None)
             elif room == "server" and name in self._open:
                 self._dirty[self._open[name]] = None
             elif room == "host":
@@ -411,6 +438,8 @@ class Engine:
         try:
             op = await self.db.run(closure)
         except Exception as error:
+            if not self.env.alive:
+                return
             # A bug in one procedure must not stop the others; it is told, and the operation is looked at again by the timer.
             self.trace.emit("fault", "ops", "ops", f"look at {op_id} failed: {error!r}", operation=op_id, traceback=traceback.format_exc())
             return

@@ -50,7 +50,7 @@ class Trace:
         self._sinks: list[Sink] = []
         self._digest = hashlib.blake2b(digest_size=16)
         self.count = 0
-        self._keys: dict[str, int] = {}
+        self._keys: dict[str, tuple[int, str]] = {}  # name of an event -> its number and operation
 
     def emit(
         self, kind: str, src: str, dst: str, text: str, *, parent: int = 0, server: str = "", operation: str = "",
@@ -59,14 +59,19 @@ class Trace:
         """Record one event and return its number (usable as `parent` of what it causes).
 
         `key` names the event for later ones, which may give it as their `cause` instead of a number (a command's id, a step's id).
+        A message about a server is also named "<dst>/<server>": what that actor next says of the server answers it. What names no operation
+        belongs to its cause's.
         """
         self.count += 1
         if cause and not parent:
-            parent = self._keys.get(cause, 0)
-        if key:
-            self._keys[key] = self.count
-            if len(self._keys) > RING_EVENTS_MAX:
-                del self._keys[next(iter(self._keys))]
+            parent, caused_by = self._keys.get(cause, (0, ""))
+            operation = operation or caused_by
+        for name in (key, f"{dst}/{server}" if kind == "message" and server else ""):
+            if name:
+                self._keys.pop(name, None)
+                self._keys[name] = (self.count, operation)
+                if len(self._keys) > RING_EVENTS_MAX:
+                    del self._keys[next(iter(self._keys))]
         event = Event(self.count, self._clock() if at is None else at, kind, src, dst, text, parent, server,
                       operation, request, data)
         self._ring.append(event)

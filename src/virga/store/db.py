@@ -51,8 +51,10 @@ class Tx:
         self._connection = connection
         self._env = env
         self.now = now
+        self._seen: dict[tuple[Any, ...], Any] = {}  # rows read by key in this transaction, until they are written
         self.hints: set[str] = set()
         self.events: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.about: dict[str, Any] = {}  # what every event says from here on (its operation, its cause), unless it says otherwise
 
     def new_id(self) -> str:
         return self._env.new_id()
@@ -66,13 +68,19 @@ class Tx:
 
     def emit(self, kind: str, src: str, dst: str, text: str, **about: Any) -> None:
         """Record a trace event if and when this transaction commits."""
-        self.events.append(((kind, src, dst, text), about))
+        self.events.append(((kind, src, dst, text), {**self.about, **about} if self.about else about))
 
     # rows -----------------------------------------------------------------------------------------------------------
     def get(self, row_type: type[R], *key: Any) -> R | None:
+        place = (row_type, *key)
+        if place in self._seen:
+            seen: R | None = self._seen[place]
+            return seen
         table = table_of(row_type)
         found = self._connection.execute(table.get, key).fetchone()
-        return None if found is None else table.read(found)
+        row: R | None = None if found is None else table.read(found)
+        self._seen[place] = row
+        return row
 
     def need(self, row_type: type[R], *key: Any) -> R:
         """Like `get` for a row that must be there; a missing one is a bug, not bad input."""
@@ -84,6 +92,7 @@ class Tx:
     def insert(self, row: Row) -> None:
         """Raises Exists when the key or a unique value is taken."""
         table = table_of(type(row))
+        self._seen.pop((type(row), *(getattr(row, name) for name in table.key)), None)
         try:
             self._connection.execute(table.insert, table.values(row))
         except sqlite3.IntegrityError as error:
@@ -92,11 +101,13 @@ class Tx:
     def put(self, row: Row) -> None:
         """Insert, or replace the row with the same key."""
         table = table_of(type(row))
+        self._seen.pop((type(row), *(getattr(row, name) for name in table.key)), None)
         self._connection.execute(table.upsert, table.values(row))
 
     def update(self, row_type: type[Row], *key: Any, **changes: Any) -> int:
         """Change columns of one row; returns how many rows there were (0 or 1). Raises Exists on a unique clash."""
         table = table_of(row_type)
+        self._seen.pop((row_type, *key), None)
         names = tuple(changes)
         values = [table.write(name, changes[name]) for name in names]
         try:
@@ -106,11 +117,13 @@ class Tx:
 
     def delete(self, row_type: type[Row], *key: Any) -> int:
         table = table_of(row_type)
+        self._seen.pop((row_type, *key), None)
         return self._connection.execute(f'DELETE FROM "{table.name}" WHERE {table.by_key}', key).rowcount
 
     def delete_where(self, row_type: type[Row], **conditions: Any) -> int:
         table = table_of(row_type)
         where, values = table.where(conditions)
+        self._seen.clear()
         return self._connection.execute(f'DELETE FROM "{table.name}" WHERE {where or "0"}', values).rowcount
 
     def find(
@@ -151,6 +164,7 @@ class Tx:
 
     def sql(self, text: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """A hand-written statement. For modules of store/ only (a tidy test holds callers to it)."""
+        self._seen.clear()
         return self._connection.execute(text, tuple(values)).fetchall()
 
 
