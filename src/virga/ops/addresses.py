@@ -126,7 +126,8 @@ def _subnet_of(subnets: Sequence[Subnet], network: Network, wish: Wish) -> Subne
             if address not in net or not ipam.covers([ipam.usable(net)], int(address)):
                 raise Problem(400, f"IP address {wish.ip_address} is not a valid IP for the specified subnet.", "InvalidIpForSubnet")
         return found[0]
-    assert wish.ip_address is not None
+    if wish.ip_address is None:
+        raise Problem(400, "Invalid input for fixed_ips. Reason: a fixed IP needs a subnet or an address.", "InvalidInput")
     address = ipam.address(wish.ip_address)
     for subnet in subnets:
         net = ipam.network(subnet.cidr)

@@ -234,7 +234,16 @@ pools = list_of(pool, 256)
 host_route = parts({"destination": cidr, "nexthop": ip})
 host_routes = listed(list_of(host_route, 256, unique=True))
 name_servers = listed(list_of(ip, 16, unique=True))
-wish = parts({}, {"subnet_id": uuid, "ip_address": ip})
+_wish = parts({}, {"subnet_id": uuid, "ip_address": ip})
+
+
+def wish(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = _wish(value)
+    if not found:
+        raise Bad("a fixed IP needs subnet_id, ip_address or both")
+    return found
+
+
 wishes = listed(list_of(wish, 256))
 address_pair = parts({"ip_address": ip_or_cidr}, {"mac_address": mac})
 address_pairs = listed(list_of(address_pair, 64))
