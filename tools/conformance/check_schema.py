@@ -3,7 +3,8 @@
     .venv-tempest/bin/python tools/conformance/check_schema.py < samples.jsonl
 
 Reads one JSON object a line: {"client": "servers", "method": "show_server", "version": "2.96", "status": 200,
-"body": {...}, "kwargs": {...}} and prints one JSON object a line: {"ok": true} or {"ok": false, "why": "..."}.
+"body": {...}, "headers": {...}, "kwargs": {...}} and prints one JSON object a line: {"ok": true} or
+{"ok": false, "why": "..."}.
 
 How: the very client method that tempest's tests call is run with its transport replaced by the given answer, so
 the schema for a microversion is picked by tempest's own code.  An extra key, a missing key, a wrong type or another
@@ -26,8 +27,8 @@ VERBS = ("get", "post", "put", "patch", "delete", "head", "request", "raw_reques
 class Answer(dict[str, str]):
     """What tempest's transport returns first: headers, and the status as an attribute."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__()
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        super().__init__({name.lower(): value for name, value in headers.items()})
         self.status = status
 
 
@@ -41,11 +42,12 @@ def check(sample: dict[str, Any]) -> None:
     """Raises what tempest would raise."""
     cls = client_class(sample["client"])
     client = cls.__new__(cls)
+    client.enable_instance_password = True  # what its constructor takes from tempest.conf
     body = sample.get("body")
     text = b"" if body is None else json.dumps(body).encode()
 
     def answer(*_args: Any, **_kwargs: Any) -> tuple[Answer, bytes]:
-        return Answer(sample["status"]), text
+        return Answer(sample["status"], sample.get("headers") or {}), text
 
     for verb in VERBS:
         setattr(client, verb, answer)

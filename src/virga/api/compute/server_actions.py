@@ -98,7 +98,7 @@ def _reboot_kind(value: Any, place: str) -> Any:
 
 async def lock(call: Call, value: Any) -> Response:
     reason = None
-    if value is not None:
+    if value is not None and value != {}:
         if call.version < (2, 73):
             raise inputs.bad("lock", "it takes no parameters before microversion 2.73; its value must be null.")
         fields = Fields(call, value, "lock")
@@ -177,7 +177,7 @@ async def evacuate(call: Call, value: Any) -> Response:
 
 async def unshelve(call: Call, value: Any) -> Response:
     zone_given, zone, host = False, None, None
-    if value is not None:
+    if value is not None and not (value == {} and call.version < (2, 77)):
         if call.version < (2, 77):
             raise inputs.bad("unshelve", "it takes no parameters before microversion 2.77; its value must be null.")
         fields = Fields(call, value, "unshelve")

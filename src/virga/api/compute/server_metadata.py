@@ -4,6 +4,7 @@ Owns: the six calls, and `need_resting`, which tags share.
 Rules: changed only while the server rests (active, paused, suspended, stopped, without a task) and is not locked,
 409 otherwise. The project's quota of items holds for the result (403). An answer shows what was written.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from virga.api.compute import inputs
 from virga.api.compute.access import must_admin, must_write
-from virga.api.compute.inputs import Fields, body_of, choice
+from virga.api.compute.inputs import Fields, body_of, choice, integer, optional
 from virga.api.compute.microversion import between
-from virga.api.compute.server_actions import CONSOLE
+from virga.api.compute.server_actions import ACTIONS, CONSOLE, Action
 from virga.api.compute.server_interfaces import ports_of
 from virga.api.compute.servers import own_server
 from virga.api.http import Call, reply
@@ -23,6 +23,7 @@ from virga.domain.errors import Problem
 from virga.domain.operation import CRASHED, PAUSE, RUN, STOP, SUSPEND, Guest
 from virga.domain.port import Port
 from virga.domain.server import Server
+from virga.fabric.hub import Unanswered
 from virga.store.db import Tx
 
 # what diagnostics call a guest's state (compute API, diagnostics since 2.48)
@@ -127,6 +128,32 @@ async def attach_volume(call: Call) -> Response:
 
 
 # consoles --------------------------------------------------------------------------------------------------------
+async def console_output(call: Call, value: Any) -> Response:
+    """The guest's console log, as its host has it now; `length` counts lines from the end, -1 and null mean all."""
+    fields = Fields(call, value, "os-getConsoleOutput")
+    length = fields.take("length", optional(integer(-1)))
+    fields.done()
+    server = await call.cloud.db.read(lambda tx: own_server(tx, call))
+    if server.host is None:
+        raise Problem(409, f"Instance {server.id} is not ready: it is not on any host")
+    if call.cloud.hub is None:
+        raise Problem(409, f"Instance {server.id} is not ready: its host is not connected")
+    lines = None if length is None or length < 0 else length
+    try:
+        found = await call.cloud.hub.ask(server.host, "console_log", server.id, length=lines)
+    except Unanswered as error:
+        raise Problem(409, f"Unable to get console log of instance {server.id}: {error}") from error
+    return reply(200, {"output": _printable(str(found.get("output", "")), lines)})
+
+
+def _printable(log: str, length: int | None) -> str:
+    """The last lines of a log, without control characters that break terminals and JSON readers."""
+    clean = "".join(letter for letter in log if letter in "\n\r\t" or letter.isprintable())
+    if length is None:
+        return clean
+    return "\n".join(clean.split("\n")[-length:]) if length else ""
+
+
 @between((2, 6))
 async def remote_console(call: Call) -> Response:
     must_write(call, "os_compute_api:os-remote-consoles")
@@ -140,6 +167,7 @@ async def remote_console(call: Call) -> Response:
     raise Problem(400, CONSOLE.format(kind))
 
 
+ACTIONS["os-getConsoleOutput"] = Action(console_output, "os_compute_api:os-console-output")
 ROUTES = [
     ("GET", "/servers/{server_id}/diagnostics", diagnostics),
     ("GET", "/servers/{server_id}/topology", topology),

@@ -102,6 +102,14 @@ def addresses(around: Around) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def bare_addresses(around: Around) -> dict[str, list[dict[str, Any]]]:
+    """Addresses without the extended fields, as /ips and answers of early versions show them."""
+    return {
+        network: [{"version": item["version"], "addr": item["addr"]} for item in items]
+        for network, items in addresses(around).items()
+    }
+
+
 def _address(text: str, kind: str, mac: str) -> dict[str, Any]:
     return {"version": 6 if ":" in text else 4, "addr": text, "OS-EXT-IPS:type": kind, "OS-EXT-IPS-MAC:mac_addr": mac}
 
@@ -224,6 +232,8 @@ def server_body(server: Server, around: Around, view: View) -> dict[str, Any]:
     body = _basics(server, around, view)
     if view.call in ("show", "list") or view.version >= (2, 75):
         body.update(_extended(server, around, view))
+    else:
+        body["addresses"] = bare_addresses(around)
     if view.call == "rebuild":
         if view.version >= (2, 54):
             body["key_name"] = server.key_name

@@ -124,23 +124,16 @@ async def delete_server(call: Call) -> Response:
 async def list_addresses(call: Call) -> Response:
     """GET /servers/{id}/ips: addresses by network, without the extended fields."""
     _, around = await call.cloud.db.read(lambda tx: views.one(tx, own_server(tx, call).id))
-    return reply(200, {"addresses": _bare(around)})
+    return reply(200, {"addresses": views.bare_addresses(around)})
 
 
 async def show_addresses(call: Call) -> Response:
     _, around = await call.cloud.db.read(lambda tx: views.one(tx, own_server(tx, call).id))
     network = call.params["network"]
-    found = _bare(around)
+    found = views.bare_addresses(around)
     if network not in found:
         raise Problem(404, f"Instance {call.params['server_id']} has no address on a network called {network!r}.")
     return reply(200, {network: found[network]})
-
-
-def _bare(around: views.Around) -> dict[str, list[dict[str, object]]]:
-    return {
-        network: [{"version": item["version"], "addr": item["addr"]} for item in items]
-        for network, items in views.addresses(around).items()
-    }
 
 
 ROUTES = [
