@@ -116,6 +116,8 @@ class Call:
             return msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Problem(400, f"Malformed request body: it is not JSON ({error}).") from error
+        except RecursionError as error:
+            raise Problem(400, "Malformed request body: it is nested too deeply.") from error
 
     async def body(self, shape: type[S]) -> S:
         """The body as a checked Struct. Raises Problem 400 that names the field."""

@@ -158,6 +158,14 @@ def test_bodies_that_are_none(who: Any, noun: str, plural: str, longest: int) ->
         assert answer.json()["error"]["title"] == "Bad Request"
 
 
+def test_nesting_is_bounded(who: Any) -> None:
+    for depth, status in ((10, 201), (20, 400), (900, 400), (100_000, 400)):
+        content = b'{"user": {"name": "n", "extra": ' + b"[" * depth + b"]" * depth + b"}}"
+        answer = who.client.call("POST", "/identity/v3/users", content=content)
+        assert answer.status_code == status, depth
+    assert who.get("/users").status_code == 200
+
+
 def every_route() -> list[tuple[str, str]]:
     return sorted({(method, path) for method, path, _ in [*OPEN, *TABLE, *grant_paths()]})
 

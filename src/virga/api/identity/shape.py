@@ -31,6 +31,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=65535)]
 
 EXTRA_KEYS_MAX = 64
+NESTING_MAX = 16
 LIST_ITEMS_MAX = 10_000
 NOT_EXTRA = {"id", "links", "password_expires_at", "original_password"}
 PATH = "/identity/v3"
@@ -65,12 +66,23 @@ async def incoming(call: Call, noun: str, shape: type[S]) -> tuple[S, dict[str, 
     inner = body[noun]
     if not isinstance(inner, dict):
         raise Problem(400, f"Invalid input for field {noun}: expected an object.")
+    if deeper_than(inner, NESTING_MAX):
+        raise Problem(400, f"Invalid input for field {noun}: nested more than {NESTING_MAX} deep.")
     checked = call.convert(inner, shape)
     known = set(shape.__struct_fields__) | NOT_EXTRA
     extra = {key: value for key, value in inner.items() if key not in known}
     if len(extra) > EXTRA_KEYS_MAX:
         raise Problem(400, f"Invalid input for field {noun}: more than {EXTRA_KEYS_MAX} additional properties.")
     return checked, extra
+
+
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie more than `levels` deep in one another; what is kept must be readable again."""
+    if not isinstance(value, (dict, list)):
+        return False
+    if levels == 0:
+        return True
+    return any(deeper_than(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def given(value: T | UnsetType, default: T) -> T:
