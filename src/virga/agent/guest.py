@@ -17,6 +17,7 @@ from virga.domain.config import Compute
 from virga.runtime.env import Env
 
 GRACEFUL_STOP_S = 60.0
+PURGE_RETRY_MIN_S, PURGE_RETRY_MAX_S = 0.5, 10.0
 ABSENT, KEPT, HELD, PAUSED, INCOMING = "absent", "kept", "held", "paused", "incoming"
 
 
@@ -36,6 +37,7 @@ class GuestRecord(msgspec.Struct):
     disk: bool = False
     nics: dict[str, int] = {}  # port id -> generation, for every tap of this server here
     wired: dict[str, bool] = {}
+    unplugged: dict[str, int] = {}  # taps taken away by the command under way, to be told with its result
 
 
 Wired = Callable[[GuestRecord, Nic, bool, str], None]
@@ -44,10 +46,12 @@ Wired = Callable[[GuestRecord, Nic, bool, str], None]
 class Hands:
     """Runs verbs. `tell_wired` reports a port's wiring the moment it is known."""
 
-    def __init__(self, env: Env, options: Compute, hypervisor: Hypervisor, disks: Disks, wiring: WiringDriver, tell_wired: Wired) -> None:
+    def __init__(self, env: Env, options: Compute, hypervisor: Hypervisor, disks: Disks, wiring: WiringDriver, tell_wired: Wired,
+                 tell_trouble: Callable[[GuestRecord, str], None]) -> None:
         self.env, self.options = env, options
         self.hypervisor, self.disks, self.wiring = hypervisor, disks, wiring
         self._tell_wired = tell_wired
+        self.tell_trouble = tell_trouble
         self.graceful_stop_s = GRACEFUL_STOP_S
         self.verbs: dict[str, Callable[[GuestRecord, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "create": self.create, "retire": self.retire, "restore": self.restore, "release": self.release, "fetch": self.fetch,
@@ -90,7 +94,8 @@ class Hands:
         await self.wiring.unwire(port_id)
         generation = record.nics.pop(port_id, 0)
         record.wired.pop(port_id, None)
-        self._tell_wired(record, Nic(port_id, generation, "", ""), False, "unplugged")
+        # Not urgent: it travels with the command's result.
+        record.unplugged[port_id] = generation
 
     async def _start(self, record: GuestRecord, spec: GuestSpec, power: str) -> None:
         """Wire, then start; the only way a guest comes to run on this host."""
@@ -182,14 +187,24 @@ class Hands:
         return {}
 
     async def purge(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
-        """Nothing of this server stays on this host."""
+        """Nothing of this server stays on this host. Tried until it works: a purge that gave up would leave a guest nobody answers for."""
+        pause_s = PURGE_RETRY_MIN_S
+        while True:
+            try:
+                await self._purge_once(record)
+                return {}
+            except DriverError as error:
+                self.tell_trouble(record, f"purge will be tried again in {pause_s:g} s: {error}")
+                await self.env.sleep(pause_s)
+                pause_s = min(PURGE_RETRY_MAX_S, pause_s * 2)
+
+    async def _purge_once(self, record: GuestRecord) -> None:
         await self.hypervisor.stop(record.server_id, graceful_s=0.0)
         await self.hypervisor.undefine(record.server_id)
         record.held = record.incoming = False
         for port_id in list(record.nics):
             await self._unwire(record, port_id)
         await self.disks.discard(record.server_id)
-        return {}
 
     async def prepare_incoming(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         """Ports wired and a place ready for a guest that comes running."""

@@ -51,7 +51,7 @@ class Agent:
     ) -> None:
         self.env, self.trace, self.name, self.host_id, self.address = env, trace, name, host_id, address
         self.hypervisor, self.disks, self.wiring, self.journal = hypervisor, disks, wiring, journal
-        self.hands = Hands(env, options, hypervisor, disks, wiring, self._tell_wired)
+        self.hands = Hands(env, options, hypervisor, disks, wiring, self._tell_wired, self._tell_trouble)
         self._dial = dial
         self._link: Link | None = None
         self._greeted = False
@@ -171,6 +171,9 @@ class Agent:
     def _tell_wired(self, record: GuestRecord, nic: Nic, wired: bool, detail: str) -> None:
         self._report([], [WiringFact(nic.port_id, record.server_id, nic.generation, wired, self._next(), detail)], [])
 
+    def _tell_trouble(self, record: GuestRecord, text: str) -> None:
+        self.trace.emit("fault", self.name, self.name, text, server=record.server_id)
+
     def _receive(self, frame: Frame) -> None:
         if not self.env.alive:
             return
@@ -258,9 +261,12 @@ class Agent:
         self._finish(record, result, [self._fact(record)])
 
     def _finish(self, record: GuestRecord, result: Result, facts: list[GuestFact]) -> None:
+        wirings = [WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged")
+                   for port_id, generation in record.unplugged.items() if port_id not in record.nics]
+        record.unplugged = {}
         self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
         self.journal.put("result/" + result.command_id, msgspec.to_builtins(result))
-        self._report(facts, [], [result])
+        self._report(facts, wirings, [result])
 
     # changes nobody ordered -----------------------------------------------------------------------------------------
     def _guest_changed(self, server_id: str) -> None:

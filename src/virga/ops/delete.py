@@ -39,10 +39,13 @@ def purge(run: Run) -> None:
 
 
 def purged(run: Run) -> Verdict:
+    """Gone everywhere, or the host is away, or its time is up: the purge stays in the outbox, and the orphan reconciler looks after it too."""
     verdict = good("")
     for host in run.op.notes.get("hosts", []):
         if not is_away(run, host):
             verdict = both(verdict, wait_guest(run, host, ABSENT))
+    if verdict.state != "done" and run.op.deadline_at is not None and run.tx.now >= run.op.deadline_at:
+        return good(f"the server is deleted, its hosts still have work to do: {verdict.reason}")
     return verdict
 
 

@@ -193,7 +193,7 @@ def open_operation(
     tx.emit("step", "api", "ops", kind, server=server.id, operation=op.id, request=request_id, key=op.id)
     advance(tx, config, op)
     if op.state in OPEN:
-        tx.hint("op:" + op.id)
+        tx.hint("opened:" + op.id)
     return op
 
 
@@ -363,6 +363,9 @@ class Engine:
         self.env, self.db, self.trace, self.config, self.name = env, db, trace, config, name
         self._open: dict[str, str] = {}  # server id -> operation id, a cache of hints only
         self._dirty: dict[str, None] = {}
+        self._opened: list[str] = []  # begun and already taken as far as they go: only their deadline is to be noted
+        self._noting = False
+        self._missed: set[str] = set()  # servers whose facts came in before their operation was noted
         self._wake = asyncio.Event()
         self._deadlines: dict[str, float] = {}
         self.looks = 0
@@ -373,14 +376,18 @@ class Engine:
             room, _, name = hint.partition(":")
             if room == "op":
                 self._dirty[name] = None
+            elif room == "opened":
+                self._opened.append(name)
             elif room == "ended":
                 self._dirty.pop(name, None)
                 self._deadlines.pop(name, None)
             elif room == "server" and name in self._open:
                 self._dirty[self._open[name]] = None
+            elif room == "server" and (self._opened or self._noting):
+                self._missed.add(name)
             elif room == "host":
                 self._dirty.update(dict.fromkeys(self._open.values()))
-        if self._dirty:
+        if self._dirty or self._opened:
             self._wake.set()
 
     async def run(self) -> None:
@@ -391,7 +398,10 @@ class Engine:
             if now >= next_scan_at:
                 await self.scan()
                 next_scan_at = now + SCAN_PERIOD_S
-            while self._dirty:
+            while self._dirty or self._opened:
+                if self._opened:
+                    await self._take_note()
+                    continue
                 batch = sorted(self._dirty) if len(self._dirty) > 1 else list(self._dirty)
                 self._dirty.clear()
                 if len(batch) == 1:
@@ -411,6 +421,20 @@ class Engine:
             for op_id, due in self._deadlines.items():
                 if due <= wall:
                     self._dirty[op_id] = None
+
+    async def _take_note(self) -> None:
+        """Remember whom new operations hold and when they are due. A fact may have come in already, so each is looked at once if its rows moved."""
+        names, self._opened, self._noting = self._opened, [], True
+        rows = await self.db.read(lambda tx: tx.find(Operation, id=names))
+        self._noting = False
+        missed, self._missed = self._missed, set()
+        for op in rows:
+            if op.state in OPEN:
+                self._open[op.server_id] = op.id
+                if op.server_id in missed:
+                    self._dirty[op.id] = None
+                if op.deadline_at is not None:
+                    self._deadlines[op.id] = op.deadline_at
 
     async def scan(self) -> None:
         """Find every open operation; also how a new controller takes over after a crash."""

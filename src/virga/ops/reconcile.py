@@ -24,6 +24,7 @@ from virga.runtime.trace import Trace
 from virga.store.db import Db, Op, Tx
 
 PERIOD_S = 10.0
+SETTLE_S = 0.5  # hints are let gather for this long: most servers are in an operation's hands, and need nobody else
 KEEP_CLOSED_S = 7 * 24 * 3600.0
 DROP_ROWS_MAX = 500
 
@@ -39,8 +40,8 @@ class Reconciler:
 
     def _heard(self, hints: set[str]) -> None:
         for hint in hints:
-            if hint.startswith("server:"):
-                self._servers.add(hint[7:])
+            if hint.startswith(("server:", "changed:")):
+                self._servers.add(hint.partition(":")[2])
         if self._servers:
             self._wake.set()
 
@@ -61,6 +62,7 @@ class Reconciler:
                         await self._wake.wait()
                 except TimeoutError:
                     pass
+            await self.env.sleep(SETTLE_S)
 
     async def look(self, servers: set[str] | None) -> None:
         """One pass over the named servers, or over everything."""
