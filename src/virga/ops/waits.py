@@ -98,5 +98,7 @@ def both(first: Verdict, second: Verdict) -> Verdict:
         return first if first.state == "failed" else second
     pending = [verdict for verdict in (first, second) if verdict.state == "waiting"]
     if pending:
-        return waiting("; ".join(verdict.reason for verdict in pending), patient=all(verdict.patient for verdict in pending))
+        first_reason, *others = [verdict.reason for verdict in pending]
+        reasons = [first_reason, *(reason.removeprefix("waiting ") for reason in others)]
+        return waiting("; ".join(reasons), patient=all(verdict.patient for verdict in pending))
     return good("; ".join(verdict.reason for verdict in (first, second) if verdict.reason))
