@@ -2,7 +2,7 @@
 
 Rules: the port's state is derived from its active binding's wiring, as the network API shows it. A NIC is asked for
 by network (an address may be wished) or by port, never by both; with neither, the project's one network is taken.
-Attaching is answered when the port is there and the operation that wires it has begun.
+Attaching is answered when the guest has its NIC.
 Also here: addFixedIp and removeFixedIp of the days before 2.44, which change the addresses of a NIC.
 """
 
@@ -22,6 +22,7 @@ from virga.api.compute.servers import own_server
 from virga.api.http import Call, reply
 from virga.domain.errors import Problem
 from virga.domain.network import Network
+from virga.domain.operation import OPEN, Operation
 from virga.domain.port import Binding, Port, Wiring, port_status
 from virga.domain.server import Server
 from virga.ops import front
@@ -29,6 +30,9 @@ from virga.ops.addresses import Wish
 from virga.ops.front import NicRequest
 from virga.ops.ports import change_addresses, touched
 from virga.store.db import Tx
+
+ATTACH_WAIT_S = 30.0
+PAUSE_MAX_S = 0.1
 
 
 def ports_of(tx: Tx, server: Server) -> list[Port]:
@@ -68,12 +72,37 @@ async def show_interface(call: Call) -> Response:
 
 
 async def attach_interface(call: Call) -> Response:
+    """Answered when the NIC is in place, as clients expect of this call, or after ATTACH_WAIT_S with what there is."""
     must_write(call, "os_compute_api:os-attach-interfaces:create")
     nic = _read(call, await body_of(call, "interfaceAttachment"))
-    return reply(200, {"interfaceAttachment": await call.cloud.db.run(lambda tx: _attach(tx, call, nic))})
+    port_id, op_id = await call.cloud.db.run(lambda tx: _attach(tx, call, nic))
+    op = await _ended(call, op_id)
+    if op.error:
+        raise Problem(400, f"Failed to attach network adapter device to instance {op.server_id}: {op.error}")
+
+    def work(tx: Tx) -> dict[str, Any]:
+        port = tx.get(Port, port_id)
+        if port is None:
+            raise Problem(404, f"Port id {port_id} could not be found: it was deleted meanwhile.")
+        return view(tx, call, port)
+
+    return reply(200, {"interfaceAttachment": await call.cloud.db.read(work)})
 
 
-def _attach(tx: Tx, call: Call, nic: NicRequest) -> dict[str, Any]:
+async def _ended(call: Call, op_id: str) -> Operation:
+    """The operation once it has ended, or as it is after ATTACH_WAIT_S (at once in a cloud without hosts)."""
+    end = call.cloud.env.monotonic() + (ATTACH_WAIT_S if call.cloud.hub else 0)
+    pause_s = 0.002
+    while True:
+        op = await call.cloud.db.read(lambda tx: tx.need(Operation, op_id))
+        if op.state not in OPEN or call.cloud.env.monotonic() >= end:
+            return op
+        await call.cloud.env.sleep(pause_s)
+        pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+
+def _attach(tx: Tx, call: Call, nic: NicRequest) -> tuple[str, str]:
+    """Start attaching; the port's id and the operation's."""
     server = own_server(tx, call)
     if nic.network_id is None and nic.port_id is None:
         chosen = choose_nics(tx, call, Nics("auto"))
@@ -83,7 +112,8 @@ def _attach(tx: Tx, call: Call, nic: NicRequest) -> dict[str, Any]:
     else:
         need_nic(tx, call, nic)
     port = front.attach_interface(tx, ask_of(call), server, nic)
-    return view(tx, call, port)
+    (op,) = tx.find(Operation, server_id=server.id, epoch=server.epoch)
+    return port.id, op.id
 
 
 def _read(call: Call, value: Any) -> NicRequest:
