@@ -87,6 +87,10 @@ async def _page(call: Call) -> tuple[list[Image], bool]:
     return page_of(call, [image for image in found if all(test(image) for test in tests)], lambda image: image.id)
 
 
+async def no_image_id(call: Call) -> Response:
+    raise Problem(404, "No image has an empty id.")
+
+
 async def list_images(call: Call) -> Response:
     page, more = await _page(call)
     views = [_name_and_links(call, image) for image in page]
@@ -200,6 +204,7 @@ async def delete_metadata(call: Call) -> Response:
 
 ROUTES = [
     ("GET", "/images", list_images),
+    ("DELETE", "/images", no_image_id),
     ("GET", "/images/detail", list_details),
     ("GET", "/images/{image_id}", show_image),
     ("DELETE", "/images/{image_id}", delete_image),

@@ -117,13 +117,13 @@ async def update_host(call: Call) -> Response:
     fields.done()
     if status is None and maintenance is None:
         raise Problem(400, "The request body must hold status, maintenance_mode, or both.")
-    if maintenance is not None:
-        raise Problem(501, "Maintenance mode is not offered by the hosts of this cloud; disable the service instead.")
 
     def work(tx: Tx) -> None:
         host = tx.get(Host, call.params["host"])
         if host is None:
             raise Problem(404, f"Compute host {call.params['host']} could not be found.")
+        if maintenance is not None:
+            raise Problem(501, "Maintenance mode is not offered by the hosts of this cloud; disable the service instead.")
         front.set_host_disabled(tx, host, status == "disable")
 
     await call.cloud.db.run(work)

@@ -33,15 +33,17 @@ PASSWORD_BYTES = 6
 def add_image(tx: Tx, call: Call, server: Server, name: str, extra: dict[str, str], kind: str = "snapshot") -> Image:
     """The queued row of a new image of the server's disk."""
     base = tx.get(Image, server.image_id) if server.image_id else None
+    # a snapshot's owner may give it a type of its own; backups are found by theirs
+    kinds = {"image_type": kind, **extra} if kind == "snapshot" else {**extra, "image_type": kind}
     properties = snapshot_properties(
-        server.id, call.caller.user_id, server.image_id or "", base.properties if base else {}, extra
+        server.id, call.caller.user_id, server.image_id or "", base.properties if base else {}, kinds
     )
     image = new_image_row(
         tx.new_id(),
         server.project_id,
         tx.now,
         name=name,
-        properties={**properties, "image_type": kind},
+        properties=properties,
         disk_format=(base.disk_format if base else None) or "qcow2",
         container_format="bare",
         min_disk=max(server.flavor.disk_gb, base.min_disk if base else 0),

@@ -87,6 +87,8 @@ async def _servers(call: Call, period: Period, **conditions: Any) -> tuple[list[
 
 
 async def list_usage(call: Call) -> Response:
+    if call.path.endswith("/"):
+        raise Problem(404, "No project has an empty id.")
     must_admin(call, "os_compute_api:os-simple-tenant-usage:list")
     period = _period(call)
     detailed = call.arg("detailed", "0") == "1"

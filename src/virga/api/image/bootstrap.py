@@ -92,12 +92,12 @@ async def bootstrap_image(cloud: Cloud, owner: str) -> str:
 async def recover_images(cloud: Cloud) -> int:
     """Put back what was half done when the last controller died; returns how many images that were.
 
-    An upload cannot go on without its client, so it is queued again; an import keeps its staged bytes. A server's
-    snapshot is left alone: its operation goes on by itself.
+    An upload cannot go on without its client, so it is queued again; an import keeps its staged bytes. What was
+    begun as a server's snapshot is left alone: its operation goes on by itself.
     """
     def work(tx: Tx) -> list[Image]:
         broken = [image for image in tx.find(Image, status=[SAVING, UPLOADING, IMPORTING])
-                  if image.properties.get("image_type") != "snapshot"]
+                  if "instance_uuid" not in image.properties]
         mended = []
         for image in broken:
             if image.status == UPLOADING and image.staged:
