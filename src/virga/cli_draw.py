@@ -52,18 +52,22 @@ async def choose_operation(client: Client, server_id: str, wanted: str) -> dict[
 
 async def diagram_of(client: Client, server_id: str, name: str, wanted: str = "last") -> Diagram:
     """The diagram of one operation, or of everything kept about the server (`wanted` all). Raises ClientError."""
+    told = (await client.get("virga", f"/servers/{server_id}/explain"))["explanation"]
+    under_way = False
     if wanted == "all":
         query, title = "", f"Everything kept about server {name}"
     else:
         op = await choose_operation(client, server_id, wanted)
         query = f"?operation={op['id']}"
+        under_way = not op["ended_at"]
         took = f" in {op['ended_at'] - op['started_at']:.3f} s" if op["ended_at"] else ", under way"
         title = f"{op['kind']} of server {name}: {op['state']}{took} ({op['request_id']})"
     found = (await client.get("virga", f"/servers/{server_id}/events{query}"))["events"]
     if not found:
         raise ClientError("the events of this operation are no longer kept")
     events = [msgspec.convert({**event, "number": event["id"]}, Event, strict=False) for event in found]
-    told = (await client.get("virga", f"/servers/{server_id}/explain"))["explanation"]
+    if under_way:  # so that an open wait shows how long it has lasted
+        events.append(Event(events[-1].number + 1, told["now"], "note", "", "", "now: still under way"))
     move = told["migration"] or {}
     actors = dict.fromkeys(actor for event in events for actor in (event.src, event.dst) if actor)
     hosts = [actor for actor in dict.fromkeys((move.get("source"), move.get("dest"))) if actor in actors]
