@@ -39,6 +39,8 @@ class Caller(msgspec.Struct):
     roles: frozenset[str]
     token: Any = None
     system: bool = False
+    # Set for callers that may make some requests only: (service name, method, path below the service) -> allowed.
+    allows: Callable[[str, str, str], bool] | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -278,6 +280,10 @@ class FrontDoor:
         try:
             if not route.open:
                 call.caller = await self._who(request)
+                limited = call.caller.allows
+                if limited is not None and not limited(service.name, request.method, path.removeprefix(service.prefix)):
+                    raise Problem(401, "The access rules of this application credential do not allow "
+                                       f"{request.method} {path.removeprefix(service.prefix)} of {service.name}.")
             if service.before is not None:
                 service.before(call)
             response = await route.handler(call)

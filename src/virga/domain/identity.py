@@ -19,6 +19,7 @@ import msgspec
 from virga.domain.row import Row
 
 DEFAULT_DOMAIN_ID = "default"
+RULE_PARTS_MAX = 64  # a longer path meets no access rule
 SYSTEM = "system"  # the id of the one system target
 
 ActorKind = Literal["user", "group"]
@@ -121,12 +122,16 @@ class Token(Row):
     methods: list[str]
     audit_ids: list[str]
     application_credential_id: str | None
+    trust_id: str | None
     issued_at: float
     expires_at: float
 
 
 class ApplicationCredential(Row):
-    """A secret of a user's, good for some of its roles on one project. Not `unrestricted`: cannot make others."""
+    """A secret of a user's, good for some of its roles on one project. Not `unrestricted`: cannot make others.
+
+    `access_rule_ids` None lets it do all its roles allow; otherwise only requests that match one of the rules.
+    """
 
     __table__: ClassVar[str] = "application_credentials"
     id: str
@@ -137,6 +142,33 @@ class ApplicationCredential(Row):
     secret_hash: str
     role_ids: list[str]
     unrestricted: bool
+    access_rule_ids: list[str] | None
+    expires_at: float | None
+    created_at: float
+
+
+class AccessRule(Row):
+    """Requests an application credential may make: catalog type of the service, HTTP method, path with wildcards."""
+
+    __table__: ClassVar[str] = "access_rules"
+    id: str
+    user_id: str
+    service: str
+    method: str
+    path: str
+
+
+class Trust(Row):
+    """A user (trustor) lets another (trustee) use some of its roles on a project; `impersonation`: under its own name."""
+
+    __table__: ClassVar[str] = "trusts"
+    id: str
+    trustor_user_id: str
+    trustee_user_id: str
+    project_id: str
+    impersonation: bool
+    role_ids: list[str]
+    remaining_uses: int | None
     expires_at: float | None
     created_at: float
 
@@ -208,6 +240,24 @@ class Target(msgspec.Struct, frozen=True):
 
     kind: TargetKind
     id: str
+
+
+def rule_matches(pattern: str, path: str) -> bool:
+    """Whether a path meets an access rule's: `*` and `{name}` stand for one part, `**` for any number of them."""
+    parts = path.strip("/").split("/")
+    return len(parts) <= RULE_PARTS_MAX and _parts_match(pattern.strip("/").split("/"), parts)
+
+
+def _parts_match(pattern: list[str], parts: list[str]) -> bool:
+    if not pattern:
+        return not parts
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":
+        return not rest or any(_parts_match(rest, parts[start:]) for start in range(len(parts) + 1))
+    if not parts:
+        return False
+    one = first == "*" or (first.startswith("{") and first.endswith("}")) or first == parts[0]
+    return one and _parts_match(rest, parts[1:])
 
 
 def implied_by(role_ids: Iterable[str], implications: Mapping[str, Iterable[str]]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """What goes with what: the rows of identity that vanish with a user, a project or a domain.
 
-Rule: called inside the transaction that deletes; nothing is left that names a thing which is gone, but the catalog's and policies' records.
+Rule: called inside the transaction that deletes; nothing is left that names a thing which is gone, but the
+catalog's and policies' records.
 """
 from __future__ import annotations
 
 from virga.api.identity import revoke
 from virga.domain.errors import Problem
 from virga.domain.identity import (
+    AccessRule,
     ApplicationCredential,
     Assignment,
     Credential,
@@ -15,6 +17,8 @@ from virga.domain.identity import (
     Project,
     Role,
     Target,
+    Token,
+    Trust,
     User,
 )
 from virga.store.db import Tx
@@ -27,8 +31,16 @@ def delete_user(tx: Tx, user_id: str) -> None:
     tx.delete_where(Assignment, actor_kind="user", actor_id=user_id)
     tx.delete_where(Membership, user_id=user_id)
     tx.delete_where(ApplicationCredential, user_id=user_id)
+    tx.delete_where(AccessRule, user_id=user_id)
+    for trust in (*tx.find(Trust, trustor_user_id=user_id), *tx.find(Trust, trustee_user_id=user_id)):
+        delete_trust(tx, trust.id)
     tx.delete_where(Credential, user_id=user_id)
     tx.delete(User, user_id)
+
+
+def delete_trust(tx: Tx, trust_id: str) -> None:
+    tx.delete_where(Token, trust_id=trust_id)
+    tx.delete(Trust, trust_id)
 
 
 def delete_project(tx: Tx, project_id: str) -> None:
@@ -36,6 +48,8 @@ def delete_project(tx: Tx, project_id: str) -> None:
     revoke.of_scope(tx, Target("project", project_id))
     tx.delete_where(Assignment, target_kind="project", target_id=project_id)
     tx.delete_where(ApplicationCredential, project_id=project_id)
+    for trust in tx.find(Trust, project_id=project_id):
+        delete_trust(tx, trust.id)
     tx.delete_where(Credential, project_id=project_id)
     tx.delete(Project, project_id)
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from virga.api.http import Call, Handler, Service
 from virga.api.identity import (
+    access_rules,
     application_credentials,
     assignments,
     catalog,
@@ -23,6 +24,7 @@ from virga.api.identity import (
     scopes,
     services,
     tokens,
+    trusts,
     users,
     versions,
 )
@@ -111,6 +113,10 @@ TABLE: list[Row] = [
     ("GET", "/v3/users/{user_id}/application_credentials/{credential_id}", application_credentials.show),
     ("DELETE", "/v3/users/{user_id}/application_credentials/{credential_id}", application_credentials.delete),
 
+    ("GET", "/v3/users/{user_id}/access_rules", access_rules.list_rules),
+    ("GET", "/v3/users/{user_id}/access_rules/{rule_id}", access_rules.show_rule),
+    ("DELETE", "/v3/users/{user_id}/access_rules/{rule_id}", access_rules.delete_rule),
+
     ("GET", "/v3/credentials", credentials.list_credentials),
     ("POST", "/v3/credentials", credentials.create_credential),
     ("GET", "/v3/credentials/{credential_id}", credentials.show_credential),
@@ -148,8 +154,13 @@ TABLE: list[Row] = [
     ("GET", "/v3/limits/model", not_offered("Unified limits")),
     ("GET", "/v3/registered_limits", not_offered("Registered limits")),
     ("POST", "/v3/registered_limits", not_offered("Registered limits")),
-    ("GET", "/v3/OS-TRUST/trusts", not_offered("Trusts")),
-    ("POST", "/v3/OS-TRUST/trusts", not_offered("Trusts")),
+
+    ("GET", "/v3/OS-TRUST/trusts", trusts.list_trusts),
+    ("POST", "/v3/OS-TRUST/trusts", trusts.create_trust),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}", trusts.show_trust),
+    ("DELETE", "/v3/OS-TRUST/trusts/{trust_id}", trusts.delete_trust),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles", trusts.list_trust_roles),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles/{role_id}", trusts.show_trust_role),
 ]
 
 

@@ -12,7 +12,17 @@ import msgspec
 from virga.api.cloud import Cloud
 from virga.api.http import Caller
 from virga.api.identity.secret import digest
-from virga.domain.identity import ApplicationCredential, Project, Role, Target, Token, User
+from virga.domain.identity import (
+    AccessRule,
+    ApplicationCredential,
+    Project,
+    Role,
+    Target,
+    Token,
+    Trust,
+    User,
+    rule_matches,
+)
 from virga.store.db import Tx
 from virga.store.identity import assigned_role_ids, epoch, expanded_roles, roles_on
 
@@ -30,6 +40,8 @@ class Session(msgspec.Struct):
     scope_domain: Project | None
     roles: list[Role]
     application_credential: ApplicationCredential | None = None
+    access_rules: list[AccessRule] | None = None
+    trust: Trust | None = None
 
 
 class Sessions:
@@ -62,13 +74,18 @@ def load(tx: Tx, token: Token) -> Session | None:
             return None
         session.scope, session.scope_domain = scope, above
     target = Target(token.scope_kind, token.scope_id)
-    if token.application_credential_id is None:
+    if token.trust_id is not None:
+        session.trust = live_trust(tx, token.trust_id)
+        session.roles = trust_roles(tx, session.trust) if session.trust is not None else []
+    elif token.application_credential_id is None:
         session.roles = roles_on(tx, user.id, target)
     else:
         credential = tx.get(ApplicationCredential, token.application_credential_id)
         if credential is None or (credential.expires_at is not None and credential.expires_at <= tx.now):
             return None
         session.application_credential = credential
+        if credential.access_rule_ids is not None:
+            session.access_rules = tx.find(AccessRule, id=credential.access_rule_ids)
         session.roles = credential_roles(tx, credential)
     return session if session.roles else None
 
@@ -80,6 +97,25 @@ def credential_roles(tx: Tx, credential: ApplicationCredential) -> list[Role]:
     return expanded_roles(tx, held & set(credential.role_ids))
 
 
+def live_trust(tx: Tx, trust_id: str) -> Trust | None:
+    """A trust both of whose users are there and enabled, before its date; None otherwise."""
+    trust = tx.get(Trust, trust_id)
+    if trust is None or (trust.expires_at is not None and trust.expires_at <= tx.now):
+        return None
+    for user_id in (trust.trustor_user_id, trust.trustee_user_id):
+        user = tx.get(User, user_id)
+        home = None if user is None else tx.get(Project, user.domain_id)
+        if user is None or not user.enabled or home is None or not home.enabled:
+            return None
+    return trust
+
+
+def trust_roles(tx: Tx, trust: Trust) -> list[Role]:
+    """The roles of a trust, as long as its trustor still holds every one of them; else none."""
+    held = {role.id for role in roles_on(tx, trust.trustor_user_id, Target("project", trust.project_id))}
+    return expanded_roles(tx, set(trust.role_ids)) if held >= set(trust.role_ids) else []
+
+
 def find_session(tx: Tx, token: str) -> Session | None:
     """The session of a token text, straight from the rows."""
     if not token or len(token) > TOKEN_CHARS_MAX:
@@ -89,14 +125,20 @@ def find_session(tx: Tx, token: str) -> Session | None:
 
 
 def caller_of(session: Session) -> Caller:
-    token, scope = session.token, session.scope
+    token, scope, rules = session.token, session.scope, session.access_rules
+
+    def allows(service: str, method: str, path: str) -> bool:
+        return any(rule.service == service and rule.method == method and rule_matches(rule.path, path)
+                   for rule in rules or ())
+
     project = scope if token.scope_kind == "project" else None
     return Caller(
         user_id=session.user.id, user_name=session.user.name, user_domain_id=session.user.domain_id,
         project_id=project.id if project else None, project_name=project.name if project else None,
         project_domain_id=project.domain_id if project else None,
         domain_id=token.scope_id if token.scope_kind == "domain" else None,
-        roles=frozenset(role.name for role in session.roles), token=session, system=token.scope_kind == "system")
+        roles=frozenset(role.name for role in session.roles), token=session, system=token.scope_kind == "system",
+        allows=None if rules is None else allows)
 
 
 async def authenticate(cloud: Cloud, token: str) -> Caller | None:
@@ -119,10 +161,10 @@ async def authenticate(cloud: Cloud, token: str) -> Caller | None:
         if session is None:
             return None
         caller = caller_of(session)
-        credential = session.application_credential
         ends = session.token.expires_at
-        if credential is not None and credential.expires_at is not None:
-            ends = min(ends, credential.expires_at)
+        for limit in (session.application_credential, session.trust):
+            if limit is not None and limit.expires_at is not None:
+                ends = min(ends, limit.expires_at)
         sessions.known[key] = (ends, caller)
         return caller
 

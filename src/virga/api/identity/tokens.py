@@ -18,10 +18,10 @@ from virga.api.http import Call, reply
 from virga.api.identity import reach
 from virga.api.identity.catalog import catalog
 from virga.api.identity.secret import PASSWORD_BYTES_MAX, digest, verify
-from virga.api.identity.session import Session, credential_roles, find_session, load
+from virga.api.identity.session import Session, credential_roles, find_session, live_trust, load, trust_roles
 from virga.api.identity.shape import flag, incoming, stamp
 from virga.domain.errors import Problem
-from virga.domain.identity import SYSTEM, ApplicationCredential, Project, Target, Token, User
+from virga.domain.identity import SYSTEM, ApplicationCredential, Project, Target, Token, Trust, User
 from virga.store.db import Op, Tx
 from virga.store.identity import roles_on, touch
 
@@ -79,11 +79,16 @@ class SystemRef(msgspec.Struct):
     all: Literal[True]
 
 
+class TrustRef(msgspec.Struct):
+    id: Short
+
+
 class ScopeBody(msgspec.Struct):
     project: ProjectRef | None = None
     domain: DomainRef | None = None
     system: SystemRef | None = None
     unscoped: dict[str, Any] | None = None
+    trust: TrustRef | None = msgspec.field(default=None, name="OS-TRUST:trust")
 
 
 class Auth(msgspec.Struct):
@@ -99,6 +104,7 @@ class Proof(msgspec.Struct):
     audit_ids: list[str] = []
     expires_at: float | None = None
     credential: ApplicationCredential | None = None
+    trust: Trust | None = None
 
 
 REFUSED = "The request you have made requires authentication."
@@ -148,8 +154,8 @@ async def by_token(call: Call, method: TokenMethod) -> Proof:
     session = await call.cloud.db.read(lambda tx: find_session(tx, method.id))
     if session is None:
         raise refused()
-    if session.application_credential is not None:
-        raise Problem(403, "A token made with an application credential cannot be used to get another one.")
+    if session.application_credential is not None or session.trust is not None:
+        raise Problem(403, "A token made with an application credential or a trust cannot be used to get another one.")
     token = session.token
     return Proof(token.user_id, ["token", *token.methods], token.audit_ids[-1:], token.expires_at)
 
@@ -208,9 +214,10 @@ def check_scope(scope: ScopeBody | Literal["unscoped"] | None) -> None:
     """Raises Problem 400 for a scope that says nothing or too much."""
     if scope is None or scope == "unscoped":
         return
-    named = [name for name in ("project", "domain", "system", "unscoped") if getattr(scope, name) is not None]
+    named = [name for name in ("project", "domain", "system", "unscoped", "trust") if getattr(scope, name) is not None]
     if len(named) != 1:
-        raise Problem(400, "Invalid input for field auth.scope: expecting one of project, domain, system, unscoped.")
+        raise Problem(400, "Invalid input for field auth.scope: expecting one of project, domain, system, "
+                           "unscoped, OS-TRUST:trust.")
     for name, ref in (("project", scope.project), ("domain", scope.domain)):
         if ref is not None and ref.id is None and ref.name is None:
             raise Problem(400, f"Invalid input for field auth.scope.{name}: expecting to find id or name.")
@@ -252,6 +259,23 @@ def choose_scope(tx: Tx, user: User, scope: ScopeBody | Literal["unscoped"] | No
     return Target("project", project.id)
 
 
+def use_trust(tx: Tx, proof: Proof, trust_id: str) -> tuple[Proof, Target]:
+    """Who the trustee becomes and where. Counts one use. Raises Problem 401, and 403 for somebody who is not the trustee."""
+    trust = live_trust(tx, trust_id)
+    if trust is None or not trust_roles(tx, trust):
+        raise refused("The trust is not there, is over, or its trustor no longer holds the roles it gives.")
+    if trust.trustee_user_id != proof.user_id:
+        raise Problem(403, "You are not the trustee of this trust.")
+    if trust.remaining_uses is not None:
+        if trust.remaining_uses < 1:
+            raise refused("The trust has no uses left.")
+        tx.update(Trust, trust.id, remaining_uses=trust.remaining_uses - 1)
+    ends = [at for at in (proof.expires_at, trust.expires_at) if at is not None]
+    user_id = trust.trustor_user_id if trust.impersonation else trust.trustee_user_id
+    return (Proof(user_id, proof.methods, proof.audit_ids, min(ends) if ends else None, None, trust),
+            Target("project", trust.project_id))
+
+
 def issue(tx: Tx, proof: Proof, target: Target | None, lifetime_s: float) -> tuple[str, Session]:
     """Write a new token row; returns the token's text and what it is worth. Raises Problem 401 when that is nothing."""
     tx.delete_where(Token, expires_at=Op("<", tx.now))
@@ -264,7 +288,7 @@ def issue(tx: Tx, proof: Proof, target: Target | None, lifetime_s: float) -> tup
     methods = list(dict.fromkeys(proof.methods))
     row = Token(digest(text), proof.user_id, target.kind if target else "", target.id if target else "", methods,
                 [tx.token_hex(AUDIT_BYTES), *proof.audit_ids], proof.credential.id if proof.credential else None,
-                issued_at, expires_at)
+                proof.trust.id if proof.trust else None, issued_at, expires_at)
     session = load(tx, row)
     if session is None:
         raise refused(NO_ACCESS if target is not None else "")
@@ -291,6 +315,10 @@ async def create_token(call: Call) -> Response:
             if not credential_roles(tx, credential):
                 raise refused("The user no longer holds the roles of this application credential.")
             target: Target | None = Target("project", credential.project_id)
+        elif isinstance(auth.scope, ScopeBody) and auth.scope.trust is not None:
+            trusted, target = use_trust(tx, proof, auth.scope.trust.id)
+            text, session = issue(tx, trusted, target, lifetime_s)
+            return text, token_view(tx, session, base_url, with_catalog)
         else:
             target = choose_scope(tx, user, auth.scope)
         text, session = issue(tx, proof, target, lifetime_s)
@@ -329,6 +357,15 @@ def token_view(tx: Tx, session: Session, base_url: str, with_catalog: bool) -> d
         credential = session.application_credential
         view["application_credential"] = {
             "id": credential.id, "name": credential.name, "restricted": not credential.unrestricted}
+        if session.access_rules is not None:
+            view["application_credential"]["access_rules"] = [
+                {"id": rule.id, "service": rule.service, "method": rule.method, "path": rule.path}
+                for rule in session.access_rules]
+    if session.trust is not None:
+        trust = session.trust
+        view["OS-TRUST:trust"] = {
+            "id": trust.id, "impersonation": trust.impersonation, "trustor_user": {"id": trust.trustor_user_id},
+            "trustee_user": {"id": trust.trustee_user_id}}
     return view
 
 

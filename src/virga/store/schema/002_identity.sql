@@ -27,15 +27,24 @@ CREATE INDEX role_assignments_by_target ON role_assignments (target_kind, target
 
 CREATE TABLE tokens (
   digest TEXT PRIMARY KEY, user_id TEXT NOT NULL, scope_kind TEXT NOT NULL, scope_id TEXT NOT NULL, methods TEXT NOT NULL,
-  audit_ids TEXT NOT NULL, application_credential_id TEXT, issued_at REAL NOT NULL, expires_at REAL NOT NULL);
+  audit_ids TEXT NOT NULL, application_credential_id TEXT, trust_id TEXT, issued_at REAL NOT NULL, expires_at REAL NOT NULL);
 CREATE INDEX tokens_by_user ON tokens (user_id);
 CREATE INDEX tokens_by_scope ON tokens (scope_kind, scope_id);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 
 CREATE TABLE application_credentials (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, user_id TEXT NOT NULL, project_id TEXT NOT NULL, description TEXT,
-  secret_hash TEXT NOT NULL, role_ids TEXT NOT NULL, unrestricted INTEGER NOT NULL, expires_at REAL,
+  secret_hash TEXT NOT NULL, role_ids TEXT NOT NULL, unrestricted INTEGER NOT NULL, access_rule_ids TEXT, expires_at REAL,
   created_at REAL NOT NULL, UNIQUE (user_id, name));
+
+CREATE TABLE access_rules (
+  id TEXT PRIMARY KEY, user_id TEXT NOT NULL, service TEXT NOT NULL, method TEXT NOT NULL, path TEXT NOT NULL,
+  UNIQUE (user_id, service, method, path));
+CREATE TABLE trusts (
+  id TEXT PRIMARY KEY, trustor_user_id TEXT NOT NULL, trustee_user_id TEXT NOT NULL, project_id TEXT NOT NULL,
+  impersonation INTEGER NOT NULL, role_ids TEXT NOT NULL, remaining_uses INTEGER, expires_at REAL, created_at REAL NOT NULL);
+CREATE INDEX trusts_by_trustor ON trusts (trustor_user_id);
+CREATE INDEX trusts_by_trustee ON trusts (trustee_user_id);
 
 CREATE TABLE catalog_regions (
   id TEXT PRIMARY KEY, parent_region_id TEXT, description TEXT NOT NULL, extra TEXT NOT NULL);
