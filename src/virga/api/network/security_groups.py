@@ -223,9 +223,9 @@ class SecurityGroupRules(Noun[SecurityGroupRule]):
         if low is None and high is None:
             return
         if name in ICMP_NAMES:
-            for what, value in (("port_range_min (type)", low), ("port_range_max (code)", high)):
+            for what, value in (("type (port_range_min)", low), ("code (port_range_max)", high)):
                 if value is not None and value > ICMP_MAX:
-                    raise Problem(400, f"Invalid value for ICMP {what}: {value}. It must be 0 to 255.", "SecurityGroupInvalidIcmpValue")
+                    raise Problem(400, f"Invalid value for ICMP {what} {value}. It must be 0 to 255.", "SecurityGroupInvalidIcmpValue")
             if low is None:
                 raise Problem(400, f"ICMP code (port-range-max) {high} is provided but ICMP type (port-range-min) is missing.",
                               "SecurityGroupMissingIcmpType")
