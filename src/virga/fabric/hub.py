@@ -245,16 +245,16 @@ def _says_hello(tx: Tx, hello: Hello) -> int:
 
 
 def _absent_rest(tx: Tx, hello: Hello) -> None:
-    """A Hello names all there is: what it does not name is gone."""
+    """A Hello names all there is: what it does not name is gone. Its revision too: the agent that counts from here on may have begun anew."""
     guests = {fact.server_id for fact in hello.guests}
     for guest in tx.find(Guest, host=hello.host):
-        if guest.server_id not in guests and guest.state != ABSENT:
-            tx.update(Guest, guest.server_id, hello.host, state=ABSENT, disk=False, at=tx.now)
+        if guest.server_id not in guests and (guest.state != ABSENT or guest.revision):
+            tx.update(Guest, guest.server_id, hello.host, state=ABSENT, disk=False, revision=0, at=tx.now)
             tx.hint("server:" + guest.server_id)
     ports = {fact.port_id for fact in hello.wirings}
     for wiring in tx.find(Wiring, host=hello.host):
-        if wiring.port_id not in ports and wiring.wired:
-            tx.update(Wiring, wiring.port_id, hello.host, wired=False, at=tx.now)
+        if wiring.port_id not in ports and (wiring.wired or wiring.revision):
+            tx.update(Wiring, wiring.port_id, hello.host, wired=False, revision=0, at=tx.now)
             tx.hint("port:" + wiring.port_id)
 
 
