@@ -37,6 +37,8 @@ class LiveCloud:
         self.child = Child(self.env, self.folder, self.options)
         self.starts += 1
         await self.child.ready(START_S)
+        if self._client is not None:
+            await self._client.__aexit__()
         self._client = Client(find_login(str(self.folder)))
         await self._client.log_in()
 
@@ -50,8 +52,6 @@ class LiveCloud:
         assert self.child is not None
         self.child.process.kill()
         self.child.process.wait()
-        if self._client is not None:
-            await self._client.__aexit__()
 
     async def stop(self) -> None:
         if self._client is not None:
