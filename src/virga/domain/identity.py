@@ -204,6 +204,26 @@ class Endpoint(Row):
     extra: dict[str, Any]
 
 
+class EndpointGroup(Row):
+    """Endpoints chosen by what they are: `filters` on service_id, region_id, interface, enabled."""
+
+    __table__: ClassVar[str] = "endpoint_groups"
+    id: str
+    name: str
+    description: str | None
+    filters: dict[str, Any]
+
+
+class ProjectEndpoint(Row):
+    """A project whose catalog is narrowed holds rows like this: `kind` endpoint or group, `id` which."""
+
+    __table__: ClassVar[str] = "project_endpoints"
+    __key__: ClassVar[tuple[str, ...]] = ("project_id", "kind", "id")
+    project_id: str
+    kind: Literal["endpoint", "group"]
+    id: str
+
+
 class Credential(Row):
     """A stored secret of a user's for another protocol. `type` ec2: `id` is the SHA-256 of the access key."""
 

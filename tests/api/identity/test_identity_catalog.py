@@ -86,3 +86,35 @@ def test_unified_limits_say_that_they_are_not_offered(who: Any) -> None:
         answer = who.get(path)
         assert answer.status_code == 404
         assert "not offered" in answer.json()["error"]["message"]
+
+
+def test_a_narrowed_project_sees_what_it_was_given(who: Any) -> None:
+    project = who.client.projects["demo"]
+    compute = who.get("/services?type=compute").json()["services"][0]["id"]
+    group = who.make("endpoint_group", "OS-EP-FILTER/endpoint_groups", name="g",
+                     filters={"service_id": compute, "interface": "public"})
+    base = f"/OS-EP-FILTER/endpoint_groups/{group['id']}"
+    tie = f"{base}/projects/{project}"
+    assert who.head(tie).status_code == 404
+    assert len(catalog(who)) == 5
+    assert who.put(tie).status_code == 204
+    assert {kind: [item["interface"] for item in service["endpoints"]] for kind, service in catalog(who).items()} == {
+        "compute": ["public"]}
+    image = who.get("/services?type=image").json()["services"][0]["id"]
+    one = who.get(f"/endpoints?service_id={image}&interface=admin").json()["endpoints"][0]["id"]
+    assert who.put(f"/OS-EP-FILTER/projects/{project}/endpoints/{one}").status_code == 204
+    assert set(catalog(who)) == {"compute", "image"}
+    assert len(who.get(f"/OS-EP-FILTER/projects/{project}/endpoints").json()["endpoints"]) == 2
+    assert [item["name"] for item in who.get(f"{base}/projects").json()["projects"]] == ["demo"]
+    assert [item["id"] for item in who.get(f"/OS-EP-FILTER/projects/{project}/endpoint_groups").json()[
+        "endpoint_groups"]] == [group["id"]]
+    assert who.get(tie).json()["endpoint_group"]["name"] == "g"
+    assert who.patch(base, {"endpoint_group": {"name": "h"}}).json()["endpoint_group"]["filters"] == group["filters"]
+    assert who.delete(f"/OS-EP-FILTER/projects/{project}/endpoints/{one}").status_code == 204
+    assert who.delete(base).status_code == 204
+    assert len(catalog(who)) == 5
+    for bad in ({"colour": "x"}, {"interface": "x"}, {"enabled": "true"}, {"service_id": 5}, []):
+        answer = who.post("/OS-EP-FILTER/endpoint_groups", {"endpoint_group": {"name": "g", "filters": bad}})
+        assert answer.status_code == 400, bad
+        assert "filters" in answer.json()["error"]["message"]
+    assert who.put(tie, as_="demo").status_code == 403

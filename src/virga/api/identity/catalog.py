@@ -14,7 +14,7 @@ from virga.api.http import Call, reply
 from virga.api.identity import reach
 from virga.api.identity.session import Session
 from virga.api.identity.shape import links
-from virga.domain.identity import CatalogService, Endpoint, Region
+from virga.domain.identity import CatalogService, Endpoint, EndpointGroup, ProjectEndpoint, Region
 from virga.store.db import Tx
 
 # type, name, description, path: DevStack's names and paths
@@ -55,7 +55,10 @@ def catalog(tx: Tx, base_url: str, session: Session) -> list[dict[str, Any]]:
     """Every enabled service with its enabled endpoints."""
     project_id = session.scope.id if session.scope is not None and session.token.scope_kind == "project" else None
     by_service: dict[str, list[dict[str, Any]]] = {}
+    narrowed = None if project_id is None else endpoints_of(tx, project_id)
     for endpoint in tx.find(Endpoint, enabled=True, sort=[("interface", True), ("id", False)]):
+        if narrowed is not None and endpoint.id not in narrowed:
+            continue
         url = shown_url(endpoint.url, base_url, project_id, session.user.id)
         if "$(project_id)s" in url or "$(tenant_id)s" in url:
             continue  # needs a project this token does not have
@@ -65,7 +68,19 @@ def catalog(tx: Tx, base_url: str, session: Session) -> list[dict[str, Any]]:
     return [
         {"id": service.id, "type": service.type, "name": service.name, "endpoints": by_service.get(service.id, [])}
         for service in tx.find(CatalogService, enabled=True, sort=[("type", False), ("id", False)])
+        if narrowed is None or service.id in by_service
     ]
+
+
+def endpoints_of(tx: Tx, project_id: str) -> set[str] | None:
+    """The endpoints a project's catalog is narrowed to; None when nobody narrowed it and it shows all."""
+    rows = tx.find(ProjectEndpoint, project_id=project_id)
+    if not rows:
+        return None
+    found = {row.id for row in rows if row.kind == "endpoint"}
+    for group in tx.find(EndpointGroup, id=[row.id for row in rows if row.kind == "group"]):
+        found.update(endpoint.id for endpoint in tx.find(Endpoint, **group.filters))
+    return found
 
 
 async def show_catalog(call: Call) -> Response:

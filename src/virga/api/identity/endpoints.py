@@ -12,7 +12,7 @@ from virga.api.identity import reach
 from virga.api.identity.catalog import shown_url
 from virga.api.identity.shape import Id, changes_of, filters, hex_id, incoming, links, listing, write
 from virga.domain.errors import Problem
-from virga.domain.identity import CatalogService, Endpoint, Region
+from virga.domain.identity import CatalogService, Endpoint, ProjectEndpoint, Region
 from virga.store.db import Tx
 
 Interface = Literal["public", "internal", "admin"]
@@ -122,7 +122,9 @@ async def delete_endpoint(call: Call) -> Response:
     reach.require_admin(call.caller, "delete_endpoint")
 
     def closure(tx: Tx) -> None:
-        tx.delete(Endpoint, find(tx, call.params["endpoint_id"]).id)
+        row = find(tx, call.params["endpoint_id"])
+        tx.delete_where(ProjectEndpoint, kind="endpoint", id=row.id)
+        tx.delete(Endpoint, row.id)
 
     await write(call, CONFLICT, closure)
     return reply(204)

@@ -15,6 +15,7 @@ from virga.domain.identity import (
     Group,
     Membership,
     Project,
+    ProjectEndpoint,
     Role,
     Target,
     Token,
@@ -47,6 +48,7 @@ def delete_project(tx: Tx, project_id: str) -> None:
     """A project with everything in identity that rests on it."""
     revoke.of_scope(tx, Target("project", project_id))
     tx.delete_where(Assignment, target_kind="project", target_id=project_id)
+    tx.delete_where(ProjectEndpoint, project_id=project_id)
     tx.delete_where(ApplicationCredential, project_id=project_id)
     for trust in tx.find(Trust, project_id=project_id):
         delete_trust(tx, trust.id)

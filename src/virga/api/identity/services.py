@@ -12,7 +12,7 @@ from starlette.responses import Response
 from virga.api.http import Call, reply
 from virga.api.identity import reach
 from virga.api.identity.shape import Name255, Text, changes_of, filters, hex_id, incoming, links, listing, write
-from virga.domain.identity import CatalogService, Endpoint
+from virga.domain.identity import CatalogService, Endpoint, ProjectEndpoint
 from virga.store.db import Tx
 
 CONFLICT = "There is another service of this id."
@@ -89,6 +89,8 @@ async def delete_service(call: Call) -> Response:
 
     def closure(tx: Tx) -> None:
         row = find(tx, call.params["service_id"])
+        for endpoint in tx.find(Endpoint, service_id=row.id):
+            tx.delete_where(ProjectEndpoint, kind="endpoint", id=endpoint.id)
         tx.delete_where(Endpoint, service_id=row.id)
         tx.delete(CatalogService, row.id)
 

@@ -55,6 +55,10 @@ CREATE TABLE catalog_endpoints (
   enabled INTEGER NOT NULL, extra TEXT NOT NULL);
 CREATE INDEX catalog_endpoints_by_service ON catalog_endpoints (service_id);
 
+CREATE TABLE endpoint_groups (id TEXT PRIMARY KEY, name TEXT NOT NULL, description TEXT, filters TEXT NOT NULL);
+CREATE TABLE project_endpoints (
+  project_id TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (project_id, kind, id));
+
 CREATE TABLE credentials (
   id TEXT PRIMARY KEY, type TEXT NOT NULL, user_id TEXT NOT NULL, project_id TEXT, blob TEXT NOT NULL, extra TEXT NOT NULL,
   created_at REAL NOT NULL);
