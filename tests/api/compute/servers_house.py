@@ -1,4 +1,5 @@
-"""What servers need around them, as rows: hosts, flavors, an image, a network. No engine runs; states are set by hand."""
+"""What servers need around them, as rows: hosts, flavors, an image, a network. No engine runs; states are set by
+hand."""
 
 from __future__ import annotations
 
@@ -27,16 +28,39 @@ class House:
 
     def _fill(self, tx: Tx) -> None:
         for name, zone in (("host-1", "nova"), ("host-2", "west")):
-            tx.insert(Host(name, tx.new_id(), state="up", vcpus=64, ram_mb=65536, disk_gb=1000, availability_zone=zone))
+            tx.insert(
+                Host(name, tx.new_id(), state="up", vcpus=64, ram_mb=65536, disk_gb=1000, availability_zone=zone)
+            )
         tx.insert(Flavor(SMALL, "small", 1, 512, 5, created_at=tx.now))
         tx.insert(Flavor(LARGE, "large", 2, 1024, 10, created_at=tx.now))
         tx.insert(Flavor("3", "private", 1, 64, 1, is_public=False, created_at=tx.now))
-        tx.insert(Image(self.image, self.client.projects["admin"], "active", "img", "public", "bare", "raw", size=10,
-                        created_at=tx.now))
+        tx.insert(
+            Image(
+                self.image,
+                self.client.projects["admin"],
+                "active",
+                "img",
+                "public",
+                "bare",
+                "raw",
+                size=10,
+                created_at=tx.now,
+            )
+        )
         demo = self.client.projects["demo"]
         tx.insert(Network(self.net, demo, "private", created_at=tx.now))
-        tx.insert(Subnet(self.subnet, demo, self.net, 4, "10.1.0.0/24", gateway_ip="10.1.0.1",
-                         allocation_pools=[Pool("10.1.0.10", "10.1.0.99")], created_at=tx.now))
+        tx.insert(
+            Subnet(
+                self.subnet,
+                demo,
+                self.net,
+                4,
+                "10.1.0.0/24",
+                gateway_ip="10.1.0.1",
+                allocation_pools=[Pool("10.1.0.10", "10.1.0.99")],
+                created_at=tx.now,
+            )
+        )
 
     def network(self, name: str, project: str = "demo", *, external: bool = False, shared: bool = False) -> str:
         """One more network, with a subnet."""
@@ -45,8 +69,18 @@ class House:
         def fill(tx: Tx) -> None:
             owner = self.client.projects[project]
             tx.insert(Network(network_id, owner, name, external=external, shared=shared, created_at=tx.now))
-            tx.insert(Subnet(tx.new_id(), owner, network_id, 4, "10.2.0.0/24", gateway_ip="10.2.0.1",
-                             allocation_pools=[Pool("10.2.0.10", "10.2.0.99")], created_at=tx.now))
+            tx.insert(
+                Subnet(
+                    tx.new_id(),
+                    owner,
+                    network_id,
+                    4,
+                    "10.2.0.0/24",
+                    gateway_ip="10.2.0.1",
+                    allocation_pools=[Pool("10.2.0.10", "10.2.0.99")],
+                    created_at=tx.now,
+                )
+            )
             for action in (["access_as_external"] if external else []) + (["access_as_shared"] if shared else []):
                 tx.insert(RbacPolicy(tx.new_id(), owner, "network", network_id, action, "*"))
 
@@ -57,8 +91,14 @@ class House:
         """A server's row, ACTIVE on host-1 unless told otherwise."""
         server_id = str(self.client.env.new_id())
         known: dict[str, Any] = {
-            "vm_state": ACTIVE, "host": "host-1", "power_state": 1, "created_at": self.client.env.now(),
-            "image_id": self.image, "hostname": name, **columns}
+            "vm_state": ACTIVE,
+            "host": "host-1",
+            "power_state": 1,
+            "created_at": self.client.env.now(),
+            "image_id": self.image,
+            "hostname": name,
+            **columns,
+        }
         flavor = known.pop("flavor", FlavorSpec(SMALL, "small", 1, 512, 5))
         user = self.client.users["demo"]
         row = Server(server_id, self.client.projects[project], user, name, flavor, **known)
@@ -91,7 +131,9 @@ class House:
             whole["os:scheduler_hints"] = hints
         return self.call("POST", "/servers", whole, version=version, as_=as_)
 
-    def call(self, method: str, path: str, json: Any = None, *, version: str = "2.96", as_: str = "demo", **how: Any) -> Any:
+    def call(
+        self, method: str, path: str, json: Any = None, *, version: str = "2.96", as_: str = "demo", **how: Any
+    ) -> Any:
         headers = {"OpenStack-API-Version": f"compute {version}"}
         return self.client.call(method, ROOT + path, json, as_=as_, headers=headers, **how)
 

@@ -24,10 +24,18 @@ def names(answer: Any) -> list[str]:
 def test_another_projects_server_is_unknown_but_not_to_an_admin(house: House) -> None:
     theirs = house.server("theirs", "other")
     for method, path, body in (
-        ("GET", "", None), ("PUT", "", {"server": {"name": "x"}}), ("DELETE", "", None), ("GET", "/metadata", None),
-        ("GET", "/tags", None), ("GET", "/os-interface", None), ("GET", "/ips", None), ("GET", "/topology", None),
-        ("POST", "/action", {"os-stop": None}), ("GET", "/os-volume_attachments", None),
-        ("GET", "/os-security-groups", None), ("GET", "/os-server-password", None),
+        ("GET", "", None),
+        ("PUT", "", {"server": {"name": "x"}}),
+        ("DELETE", "", None),
+        ("GET", "/metadata", None),
+        ("GET", "/tags", None),
+        ("GET", "/os-interface", None),
+        ("GET", "/ips", None),
+        ("GET", "/topology", None),
+        ("POST", "/action", {"os-stop": None}),
+        ("GET", "/os-volume_attachments", None),
+        ("GET", "/os-security-groups", None),
+        ("GET", "/os-server-password", None),
     ):
         refused(house.call(method, f"/servers/{theirs}{path}", body), 404, theirs)
     assert house.call("GET", f"/servers/{theirs}", as_="admin").status_code == 200
@@ -40,8 +48,11 @@ def test_a_reader_looks_and_changes_nothing(house: House) -> None:
     mine = house.server()
     assert house.call("GET", f"/servers/{mine}", as_="reader").status_code == 200
     for method, path, body in (
-        ("PUT", "", {"server": {"name": "x"}}), ("DELETE", "", None), ("POST", "/metadata", {"metadata": {"a": "b"}}),
-        ("PUT", "/tags", {"tags": ["a"]}), ("POST", "/action", {"os-stop": None}),
+        ("PUT", "", {"server": {"name": "x"}}),
+        ("DELETE", "", None),
+        ("POST", "/metadata", {"metadata": {"a": "b"}}),
+        ("PUT", "/tags", {"tags": ["a"]}),
+        ("POST", "/action", {"os-stop": None}),
         ("POST", "/os-interface", {"interfaceAttachment": {}}),
     ):
         refused(house.call(method, f"/servers/{mine}{path}", body, as_="reader"), 403)
@@ -54,19 +65,38 @@ def test_hosts_and_internals_are_for_admins(house: House) -> None:
     plain = house.call("GET", f"/servers/{mine}").json()["server"]
     full = house.call("GET", f"/servers/{mine}", as_="admin").json()["server"]
     hidden = {key for key in full if key not in plain}
-    assert hidden == {f"OS-EXT-SRV-ATTR:{key}" for key in (
-        "host", "hypervisor_hostname", "instance_name", "reservation_id", "launch_index", "kernel_id", "ramdisk_id",
-        "root_device_name", "user_data")} | {"host_status"}
+    assert hidden == {
+        f"OS-EXT-SRV-ATTR:{key}"
+        for key in (
+            "host",
+            "hypervisor_hostname",
+            "instance_name",
+            "reservation_id",
+            "launch_index",
+            "kernel_id",
+            "ramdisk_id",
+            "root_device_name",
+            "user_data",
+        )
+    } | {"host_status"}
     assert full["host_status"] == "UP"
     assert "host-1" not in json.dumps(plain)
     assert plain["hostId"] == full["hostId"] != ""
 
 
-@pytest.mark.parametrize(("field", "version"), [
-    ("locked", "2.9"), ("description", "2.19"), ("tags", "2.26"), ("trusted_image_certificates", "2.63"),
-    ("server_groups", "2.71"), ("locked_reason", "2.73"), ("pinned_availability_zone", "2.96"),
-    ("OS-EXT-SRV-ATTR:hostname", "2.90"),
-])
+@pytest.mark.parametrize(
+    ("field", "version"),
+    [
+        ("locked", "2.9"),
+        ("description", "2.19"),
+        ("tags", "2.26"),
+        ("trusted_image_certificates", "2.63"),
+        ("server_groups", "2.71"),
+        ("locked_reason", "2.73"),
+        ("pinned_availability_zone", "2.96"),
+        ("OS-EXT-SRV-ATTR:hostname", "2.90"),
+    ],
+)
 def test_a_field_comes_with_its_version(house: House, field: str, version: str) -> None:
     mine = house.server()
     before = f"2.{int(version[2:]) - 1}"
@@ -79,7 +109,14 @@ def test_the_flavor_is_embedded_since_2_47(house: House) -> None:
     link = house.call("GET", f"/servers/{mine}", version="2.46").json()["server"]["flavor"]
     assert link["id"] == "x" and link["links"][0]["rel"] == "bookmark"
     assert house.call("GET", f"/servers/{mine}", version="2.47").json()["server"]["flavor"] == {
-        "vcpus": 3, "ram": 64, "disk": 7, "ephemeral": 1, "swap": 2, "original_name": "gone", "extra_specs": {"a": "b"}}
+        "vcpus": 3,
+        "ram": 64,
+        "disk": 7,
+        "ephemeral": 1,
+        "swap": 2,
+        "original_name": "gone",
+        "extra_specs": {"a": "b"},
+    }
 
 
 def test_a_fault_shows_only_where_it_matters(house: House) -> None:
@@ -145,30 +182,60 @@ def test_paging_walks_through_everything_once(house: House) -> None:
     assert "servers_links" not in house.call("GET", "/servers?limit=7").json()
 
 
-@pytest.mark.parametrize(("query", "word"), [
-    ("limit=-1", "limit"), ("limit=x", "limit"), ("marker=nobody", "nobody"), ("sort_key=secret", "secret"),
-    ("sort_key=uuid&sort_dir=up", "sort_dir"), ("changes-since=yesterday", "changes-since"), ("name=(", "name"),
-    ("locked=maybe", "locked"), ("changes-since=2026-01-02T00:00:00Z&changes-before=2026-01-01T00:00:00Z", "changes"),
-    ("nonsense=1", "nonsense"), ("power_state=on", "power_state"), ("created_at=soon", "created_at"),
-    ("tags=" + "x" * 61, "tags"),
-])
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("limit=-1", "limit"),
+        ("limit=x", "limit"),
+        ("marker=nobody", "nobody"),
+        ("sort_key=secret", "secret"),
+        ("sort_key=uuid&sort_dir=up", "sort_dir"),
+        ("changes-since=yesterday", "changes-since"),
+        ("name=(", "name"),
+        ("locked=maybe", "locked"),
+        ("changes-since=2026-01-02T00:00:00Z&changes-before=2026-01-01T00:00:00Z", "changes"),
+        ("nonsense=1", "nonsense"),
+        ("power_state=on", "power_state"),
+        ("created_at=soon", "created_at"),
+        ("tags=" + "x" * 61, "tags"),
+    ],
+)
 def test_a_parameter_that_cannot_be_read_is_named(house: House, query: str, word: str) -> None:
     refused(house.call("GET", f"/servers/detail?{query}"), 400, word)
 
 
-@pytest.mark.parametrize(("query", "expected"), [
-    ("name=web", {"web-1", "web-2", "old"} - {"old"}), ("name=^web-[12]$", {"web-1", "web-2"}), ("name=1$", {"web-1"}),
-    ("status=ACTIVE", {"web-1", "db"}), ("status=shutoff", {"web-2"}), ("status=ERROR&status=SHUTOFF", {"web-2", "bad"}),
-    ("status=VERIFY_RESIZE", {"moved"}), ("status=REVERT_RESIZE", {"back"}), ("status=NONSENSE", set()),
-    ("flavor=2", {"db"}), ("flavor=none", set()), ("image=nothing", set()), ("tags=a,b", {"web-1"}),
-    ("tags-any=a,b", {"web-1", "web-2"}), ("not-tags=a,b", {"web-2", "db", "bad", "moved", "back"}),
-    ("not-tags-any=a,b", {"db", "bad", "moved", "back"}), ("locked=true", {"db"}), ("vm_state=error", {"bad"}),
-    ("task_state=resize_reverting", {"back"}), ("key_name=k", {"web-1"}), ("availability_zone=west", {"web-2"}),
-    ("power_state=4", {"web-2"}), ("created_at=1970-01-01T00:00:05Z", {"db"}), ("config_drive=true", {"bad"}),
-    ("changes-since=1970-01-01T00:00:07Z", {"moved", "back", "old"}),
-    ("changes-before=1970-01-01T00:00:03Z", {"web-1", "web-2"} - {"web-2"}),
-    ("host=host-2", {"web-1", "web-2", "db", "bad", "moved", "back"}),  # not the demo user's to ask: passed over
-])
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("name=web", {"web-1", "web-2", "old"} - {"old"}),
+        ("name=^web-[12]$", {"web-1", "web-2"}),
+        ("name=1$", {"web-1"}),
+        ("status=ACTIVE", {"web-1", "db"}),
+        ("status=shutoff", {"web-2"}),
+        ("status=ERROR&status=SHUTOFF", {"web-2", "bad"}),
+        ("status=VERIFY_RESIZE", {"moved"}),
+        ("status=REVERT_RESIZE", {"back"}),
+        ("status=NONSENSE", set()),
+        ("flavor=2", {"db"}),
+        ("flavor=none", set()),
+        ("image=nothing", set()),
+        ("tags=a,b", {"web-1"}),
+        ("tags-any=a,b", {"web-1", "web-2"}),
+        ("not-tags=a,b", {"web-2", "db", "bad", "moved", "back"}),
+        ("not-tags-any=a,b", {"db", "bad", "moved", "back"}),
+        ("locked=true", {"db"}),
+        ("vm_state=error", {"bad"}),
+        ("task_state=resize_reverting", {"back"}),
+        ("key_name=k", {"web-1"}),
+        ("availability_zone=west", {"web-2"}),
+        ("power_state=4", {"web-2"}),
+        ("created_at=1970-01-01T00:00:05Z", {"db"}),
+        ("config_drive=true", {"bad"}),
+        ("changes-since=1970-01-01T00:00:07Z", {"moved", "back", "old"}),
+        ("changes-before=1970-01-01T00:00:03Z", {"web-1", "web-2"} - {"web-2"}),
+        ("host=host-2", {"web-1", "web-2", "db", "bad", "moved", "back"}),  # not the demo user's to ask: passed over
+    ],
+)
 def test_filters(house: House, query: str, expected: set[str]) -> None:
     house.server("web-1", tags=["a", "b"], key_name="k", created_at=3.0)
     house.server("web-2", tags=["a"], vm_state=STOPPED, power_state=4, host="host-2", created_at=4.0)
@@ -224,22 +291,44 @@ def test_unknown_parameters_were_passed_over_before_2_75(house: House) -> None:
 # change and delete -----------------------------------------------------------------------------------------------
 def test_update(house: House) -> None:
     mine = house.server()
-    changed = house.call("PUT", f"/servers/{mine}", {"server": {
-        "name": "new", "description": None, "accessIPv4": "192.0.2.1", "accessIPv6": "2001:DB8::1", "hostname": "h-1",
-        "OS-DCF:diskConfig": "AUTO"}})
+    changed = house.call(
+        "PUT",
+        f"/servers/{mine}",
+        {
+            "server": {
+                "name": "new",
+                "description": None,
+                "accessIPv4": "192.0.2.1",
+                "accessIPv6": "2001:DB8::1",
+                "hostname": "h-1",
+                "OS-DCF:diskConfig": "AUTO",
+            }
+        },
+    )
     assert changed.status_code == 200
     shown = house.call("GET", f"/servers/{mine}").json()["server"]
     assert (shown["name"], shown["accessIPv4"], shown["accessIPv6"]) == ("new", "192.0.2.1", "2001:db8::1")
     assert (shown["OS-EXT-SRV-ATTR:hostname"], shown["OS-DCF:diskConfig"]) == ("h-1", "AUTO")
 
 
-@pytest.mark.parametrize(("fields", "version", "word"), [
-    ({"name": ""}, "2.1", "server.name"), ({"name": "x" * 256}, "2.1", "server.name"), ({"name": 1}, "2.1", "server.name"),
-    ({"name": " x"}, "2.1", "server.name"), ({"accessIPv4": "1.2.3"}, "2.1", "server.accessIPv4"),
-    ({"accessIPv6": "1.2.3.4"}, "2.1", "server.accessIPv6"), ({"description": "x"}, "2.18", "description"),
-    ({"hostname": "h"}, "2.89", "hostname"), ({"hostname": "a.b"}, "2.93", "hostname"), ({"hostname": "-"}, "2.94", "hostname"),
-    ({"OS-DCF:diskConfig": "auto"}, "2.1", "diskConfig"), ({"unknown": 1}, "2.96", "unknown"), ("x", "2.1", "server"),
-])
+@pytest.mark.parametrize(
+    ("fields", "version", "word"),
+    [
+        ({"name": ""}, "2.1", "server.name"),
+        ({"name": "x" * 256}, "2.1", "server.name"),
+        ({"name": 1}, "2.1", "server.name"),
+        ({"name": " x"}, "2.1", "server.name"),
+        ({"accessIPv4": "1.2.3"}, "2.1", "server.accessIPv4"),
+        ({"accessIPv6": "1.2.3.4"}, "2.1", "server.accessIPv6"),
+        ({"description": "x"}, "2.18", "description"),
+        ({"hostname": "h"}, "2.89", "hostname"),
+        ({"hostname": "a.b"}, "2.93", "hostname"),
+        ({"hostname": "-"}, "2.94", "hostname"),
+        ({"OS-DCF:diskConfig": "auto"}, "2.1", "diskConfig"),
+        ({"unknown": 1}, "2.96", "unknown"),
+        ("x", "2.1", "server"),
+    ],
+)
 def test_an_update_that_is_wrong_names_the_field(house: House, fields: Any, version: str, word: str) -> None:
     mine = house.server()
     refused(house.call("PUT", f"/servers/{mine}", {"server": fields}, version=version), 400, word)
@@ -267,6 +356,8 @@ def test_ips(house: House) -> None:
 
 def test_the_older_endpoint_answers_without_microversions(house: House) -> None:
     mine = house.server()
-    answer = house.client.get(f"/compute/v2/servers/{mine}", as_="demo", headers={"OpenStack-API-Version": "compute 2.96"})
+    answer = house.client.get(
+        f"/compute/v2/servers/{mine}", as_="demo", headers={"OpenStack-API-Version": "compute 2.96"}
+    )
     assert "locked" not in answer.json()["server"]
     assert "openstack-api-version" not in answer.headers
