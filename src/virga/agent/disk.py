@@ -1,0 +1,343 @@
+# ruff: noqa: ASYNC240 - looking at a local file takes microseconds; whatever reads or copies data goes through a thread
+"""The disk driver: images cached by checksum, one qcow2 overlay a server, copies from other hosts.
+
+Rules: `instances/<id>/disk` exists only when it is complete: everything is made aside and renamed. An image is checked before it becomes a base:
+checksum, format as declared, no backing file or data file of its own (that would read this host's files), virtual size within the flavor's disk; all
+of it with bounded memory and time, since the bytes are a stranger's. Room is looked at before anything is written, and running out of it in the
+middle leaves nothing. A base that no overlay names any more is deleted when an hour old.
+The overlay names its base by a relative path, so a copy is byte for byte the same on both hosts and one checksum covers it.
+"""
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from virga.agent.command import attempt, run
+from virga.agent.hypervisor import DriverError, ImageRef
+from virga.agent.places import Places
+from virga.runtime.env import Env
+
+GIB = 1 << 30
+SPARE_BYTES = 64 << 20  # never fill a file system to the brim: the guests' own writes need the rest
+INSPECT_MEMORY_BYTES, INSPECT_CPU_S = 1 << 30, 30
+BASE_KEPT_S = 3600.0
+FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso", "ami", "ploop")
+QEMU_NAMES = {"vhd": "vpc", "iso": "raw", "ami": "raw", "ploop": "parallels"}
+BLOCK_BYTES = 1 << 20
+
+
+class ImageStore(Protocol):
+    """Where image bytes come from and snapshots go to. Raises DriverError."""
+
+    async def download(self, image: ImageRef, path: Path) -> None:
+        """The image's bytes into a file (that may hold a beginning of them from an earlier try)."""
+
+    async def upload(self, image_id: str, path: Path) -> str:
+        """A file's bytes into the store; returns the blob's name."""
+
+
+class Peer(Protocol):
+    """Copies of files from another host's agent (see transfer.py). Raises DriverError."""
+
+    async def manifest(self, address: str, server_id: str) -> dict[str, Any]: ...
+    async def fetch(self, address: str, path: str, target: Path, size_bytes: int, sha512: str) -> None: ...
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What one needs to copy a disk: its bytes, and the base it stands on ('' for none)."""
+
+    size_bytes: int
+    sha512: str
+    base: str = ""
+    base_size_bytes: int = 0
+    base_sha512: str = ""
+
+
+def digest(path: Path, kind: str = "sha512") -> str:
+    """Checksum of a file in hex; blocking."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def room(folder: Path) -> int:
+    """Free bytes for us there."""
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
+
+
+def need_room(folder: Path, size_bytes: int, what: str) -> None:
+    """Raises DriverError 'no-space'."""
+    free = room(folder)
+    if free < size_bytes + SPARE_BYTES:
+        raise DriverError(f"no room for {what}: it needs {size_bytes >> 20} MiB, {max(0, free - SPARE_BYTES) >> 20} MiB are free in {folder}", "no-space")
+
+
+async def inspect(path: Path, image_format: str, image_id: str) -> int:
+    """Virtual size in bytes of a stranger's image. Raises DriverError when it is not what it says or would reach outside itself."""
+    kind = QEMU_NAMES.get(image_format, image_format)
+    argv = ["prlimit", f"--as={INSPECT_MEMORY_BYTES}", f"--cpu={INSPECT_CPU_S}", "qemu-img", "info", "-f", kind, "--output=json", str(path)]
+    status, out, err = await attempt(argv)
+    if status != 0:
+        raise DriverError(f"image {image_id} is not a valid {image_format} image: {err.strip()[-300:]}", "bad-image")
+    info = json.loads(out)
+    if info.get("backing-filename") or info.get("full-backing-filename"):
+        raise DriverError(f"image {image_id} refers to a backing file, which is not allowed", "bad-image")
+    if (info.get("format-specific") or {}).get("data", {}).get("data-file"):
+        raise DriverError(f"image {image_id} refers to a data file, which is not allowed", "bad-image")
+    if kind == "qcow2":
+        status, _, err = await attempt([*argv[:3], "qemu-img", "check", "-f", kind, "-q", str(path)])
+        if status not in (0, 3):  # 3: leaked clusters, harmless
+            raise DriverError(f"image {image_id} is damaged: {err.strip()[-300:] or 'qemu-img check failed'}", "bad-image")
+    return int(info["virtual-size"])
+
+
+class QcowDisks:
+    """agent.hypervisor.Disks with qemu-img. `in_use(server_id)` tells whether a guest has the disk open."""
+
+    def __init__(self, env: Env, folder: Path, images: ImageStore, peer: Peer | None = None) -> None:
+        self.env, self.places, self.images, self.peer = env, Places(folder), images, peer
+        self._bases: dict[str, asyncio.Lock] = {}
+        self.progress: Callable[[str, int, int], None] = lambda server_id, done, total: None
+
+    async def open(self) -> None:
+        """Make the folders, drop what was half made, and bases nobody uses."""
+        self.places.images.mkdir(parents=True, exist_ok=True)
+        self.places.instances.mkdir(parents=True, exist_ok=True)
+        for entry in self.places.instances.glob("*/disk.new"):
+            entry.unlink(missing_ok=True)
+        await self._collect()
+
+    async def list(self) -> dict[str, int]:
+        found = {}
+        for entry in self.places.instances.glob("*/disk"):
+            if not (entry.parent / "incoming").exists():
+                try:
+                    found[entry.parent.name] = entry.stat().st_blocks * 512
+                except FileNotFoundError:  # went away while we looked
+                    continue
+        return found
+
+    # making ---------------------------------------------------------------------------------------------------------
+    async def create(self, server_id: str, image: ImageRef | None, size_gb: int) -> None:
+        if self.places.disk(server_id).exists() and not self._incoming(server_id).exists():
+            return
+        await self._make(server_id, image, size_gb)
+        self._incoming(server_id).unlink(missing_ok=True)
+
+    async def rebuild(self, server_id: str, image: ImageRef, size_gb: int) -> None:
+        """Idempotent in effect only when asked once a command: each call gives a fresh disk."""
+        await self._make(server_id, image if image.id else None, size_gb)
+
+    async def prepare_incoming(self, server_id: str, image: ImageRef | None, size_gb: int) -> None:
+        """An empty overlay that a running guest's blocks will be copied into. It is no disk until `arrived`."""
+        marker = self._incoming(server_id)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        if self.places.disk(server_id).exists() and not marker.exists():
+            raise DriverError(f"a disk of server {server_id} is already on this host", "conflict")
+        marker.touch()
+        await self._make(server_id, image, size_gb)
+
+    def arrived(self, server_id: str) -> None:
+        """The guest runs on the disk that was prepared for it."""
+        self._incoming(server_id).unlink(missing_ok=True)
+
+    def _incoming(self, server_id: str) -> Path:
+        return self.places.instance(server_id) / "incoming"
+
+    async def _make(self, server_id: str, image: ImageRef | None, size_gb: int) -> None:
+        """A fresh overlay, aside, then in place."""
+        disk = self.places.disk(server_id)
+        disk.parent.mkdir(parents=True, exist_ok=True)
+        fresh = disk.with_name("disk.new")
+        fresh.unlink(missing_ok=True)
+        size_bytes = size_gb * GIB
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        if image is not None:
+            base, kind, virtual = await self._base(image)
+            if size_bytes and virtual > size_bytes:
+                raise DriverError(f"image {image.id} needs a disk of {-(-virtual // GIB)} GiB, the flavor gives {size_gb} GiB", "image-too-large")
+            size_bytes = size_bytes or virtual
+            argv += ["-b", f"../../images/{base.name}", "-F", kind]
+        need_room(disk.parent, 1 << 20, f"the disk of server {server_id}")
+        try:
+            await run([*argv, str(fresh), str(max(size_bytes, 1 << 20))], code="disk")
+            fresh.rename(disk)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    async def _base(self, image: ImageRef) -> tuple[Path, str, int]:
+        """The image in the cache: its file, its qemu format, its virtual size. Fetched and checked if it is not there."""
+        if image.disk_format not in FORMATS:
+            raise DriverError(f"image {image.id} has the disk format {image.disk_format}; this host runs {', '.join(FORMATS)}", "bad-image")
+        kind = QEMU_NAMES.get(image.disk_format, image.disk_format)
+        name = f"{image.sha512[:40] or image.id}.{kind}"
+        path = self.places.base(name)
+        async with self._bases.setdefault(name, asyncio.Lock()):
+            if path.exists():
+                os.utime(path)
+                info = json.loads(await run(["qemu-img", "info", "-U", "-f", kind, "--output=json", str(path)], code="disk"))
+                return path, kind, int(info["virtual-size"])
+            need_room(self.places.images, image.size_bytes, f"image {image.id}")
+            partial = path.with_name(name + ".part")
+            try:
+                await self.images.download(image, partial)
+                if image.sha512:
+                    found = await asyncio.to_thread(digest, partial)
+                    if found != image.sha512:
+                        raise DriverError(f"image {image.id} does not have the checksum on record (sha512 {found[:16]}…, not {image.sha512[:16]}…)", "checksum")
+                virtual = await inspect(partial, image.disk_format, image.id)
+            except DriverError:
+                partial.unlink(missing_ok=True)
+                raise
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise _disk_problem(error, f"fetching image {image.id}") from error
+            partial.chmod(0o444)
+            partial.rename(path)
+            return path, kind, virtual
+
+    async def grow(self, server_id: str, size_gb: int) -> None:
+        """To at least `size_gb`; a disk is never made smaller."""
+        disk = self.places.disk(server_id)
+        if not disk.exists():
+            raise DriverError(f"there is no disk of server {server_id} on this host", "no-disk")
+        info = json.loads(await run(["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", str(disk)], code="disk"))
+        if int(info["virtual-size"]) < size_gb * GIB:
+            await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), str(size_gb * GIB)], code="disk")
+
+    # moving ---------------------------------------------------------------------------------------------------------
+    def base_of(self, server_id: str) -> str:
+        """The cached image a disk stands on, '' for none; read from the overlay's own header (qcow2 specification, header fields)."""
+        try:
+            with self.places.disk(server_id).open("rb") as file:
+                head = file.read(24)
+                if head[:4] != b"QFI\xfb":
+                    raise DriverError(f"the disk of server {server_id} is not a qcow2 file", "bad-image")
+                offset, length = int.from_bytes(head[8:16], "big"), int.from_bytes(head[16:20], "big")
+                if not offset:
+                    return ""
+                file.seek(offset)
+                return Path(file.read(length).decode()).name
+        except FileNotFoundError as error:
+            raise DriverError(f"there is no disk of server {server_id} on this host", "no-disk") from error
+
+    async def manifest(self, server_id: str) -> Manifest:
+        """For another host that wants a copy. The disk must not be in use."""
+        disk, base = self.places.disk(server_id), self.base_of(server_id)
+        sha = await asyncio.to_thread(digest, disk)
+        if not base:
+            return Manifest(disk.stat().st_size, sha)
+        path = self.places.base(base)
+        return Manifest(disk.stat().st_size, sha, base, path.stat().st_size, await asyncio.to_thread(digest, path))
+
+    async def fetch(self, server_id: str, source: str, address: str) -> str:
+        """See the Protocol. What a broken copy left is taken up again if it is of the same disk."""
+        if self.peer is None:
+            raise DriverError("this host has no way to copy disks from others", "unsupported")
+        manifest = msgspec.convert(await self.peer.manifest(address, server_id), Manifest)
+        disk = self.places.disk(server_id)
+        if disk.exists() and await asyncio.to_thread(digest, disk) == manifest.sha512:
+            return manifest.sha512
+        disk.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if manifest.base:
+                await self._fetch_base(manifest, address)
+            partial = disk.with_name(f"disk.from.{manifest.sha512[:16]}")
+            for other in disk.parent.glob("disk.from.*"):
+                if other != partial:
+                    other.unlink()
+            have = partial.stat().st_size if partial.exists() else 0
+            need_room(disk.parent, manifest.size_bytes - have, f"the disk of server {server_id}")
+            await self.peer.fetch(address, f"/disks/{server_id}/data", partial, manifest.size_bytes, manifest.sha512)
+        except OSError as error:
+            for other in disk.parent.glob("disk.from.*"):
+                other.unlink()
+            raise _disk_problem(error, f"copying the disk of server {server_id} from {source}") from error
+        partial.rename(disk)
+        return manifest.sha512
+
+    async def _fetch_base(self, manifest: Manifest, address: str) -> None:
+        path = self.places.base(manifest.base)
+        async with self._bases.setdefault(manifest.base, asyncio.Lock()):
+            if path.exists():
+                return
+            assert self.peer is not None
+            need_room(self.places.images, manifest.base_size_bytes, f"image {manifest.base}")
+            partial = path.with_name(manifest.base + ".from")
+            await self.peer.fetch(address, f"/images/{manifest.base}", partial, manifest.base_size_bytes, manifest.base_sha512)
+            partial.chmod(0o444)
+            partial.rename(path)
+
+    async def checksum(self, server_id: str) -> str:
+        disk = self.places.disk(server_id)
+        if not disk.exists():
+            raise DriverError(f"there is no disk of server {server_id} on this host", "no-disk")
+        return await asyncio.to_thread(digest, disk)
+
+    async def snapshot(self, server_id: str, image_id: str) -> ImageRef:
+        """The disk without its base, in the format its image had (qcow2 when it had none), into the store."""
+        disk = self.places.disk(server_id)
+        base = self.base_of(server_id)
+        kind = base.rpartition(".")[2] if base else "qcow2"
+        path = disk.with_name(f"snapshot.{image_id}")
+        need_room(disk.parent, disk.stat().st_blocks * 512, f"the snapshot of server {server_id}")
+        try:
+            # -U: a paused or running guest has the disk open; what the guest has not flushed is not in the image, as after a power cut.
+            await run(["qemu-img", "convert", "-q", "-U", "-f", "qcow2", "-O", kind, *(["-c"] if kind == "qcow2" else []), str(disk), str(path)],
+                      deadline_s=3600.0, code="disk")
+            sha, md5 = await asyncio.gather(asyncio.to_thread(digest, path), asyncio.to_thread(digest, path, "md5"))
+            blob = await self.images.upload(image_id, path)
+            return ImageRef(blob, path.stat().st_size, kind, sha, {"md5": md5})
+        except OSError as error:
+            raise _disk_problem(error, f"snapshot of server {server_id}") from error
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def discard(self, server_id: str) -> None:
+        folder = self.places.instance(server_id)
+        if folder.exists():
+            self.places.disk(server_id).unlink(missing_ok=True)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _collect(self) -> None:
+        """Delete bases that no overlay here names and nobody has used for a while."""
+        used = set()
+        for server_id in await self.list():
+            try:
+                used.add(self.base_of(server_id))
+            except DriverError:
+                continue
+        for path in self.places.images.iterdir():
+            if path.name not in used and self.env.now() - path.stat().st_mtime > BASE_KEPT_S:
+                path.unlink(missing_ok=True)
+
+
+def _disk_problem(error: OSError, doing: str) -> DriverError:
+    return DriverError(f"{doing}: {error.strerror or error}", "no-space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk")
+
+
+class FolderImages:
+    """An ImageStore on a folder of files named by image id: for hosts on the controller's own machine, and for tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def download(self, image: ImageRef, path: Path) -> None:
+        source = self.folder / image.id
+        if not source.exists():
+            raise DriverError(f"image {image.id} has no data", "no-image")
+        await asyncio.to_thread(shutil.copyfile, source, path)
+
+    async def upload(self, image_id: str, path: Path) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(shutil.copyfile, path, self.folder / image_id)
+        return image_id
