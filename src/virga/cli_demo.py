@@ -43,7 +43,8 @@ class Child:
     def __init__(self, env: Env, state: Path, options: list[str]) -> None:
         self.env, self.state = env, state
         self.log = state / "virga.log"
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
+            self._from = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "virga.cli", "up", "--state", str(state), "--listen", "127.0.0.1:0", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -51,13 +52,19 @@ class Child:
     async def ready(self, timeout_s: float) -> None:
         """Until the hosts are connected. Raises ClientError with the cloud's own last word."""
         end = self.env.monotonic() + timeout_s
-        while "hosts are connected" not in self.log.read_text(errors="replace"):
+        while "hosts are connected" not in self._said():
             if self.process.poll() is not None or self.env.monotonic() > end:
-                lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+                lines = [line for line in self._said().splitlines() if line.strip()]
                 said = lines[-1].removeprefix("virga: ") if lines else "it said nothing"
                 why = f"ended with code {self.process.returncode}" if self.process.poll() is not None else f"was not ready after {timeout_s:.0f} s"
                 raise ClientError(f"the cloud {why}: {said}")
             await self.env.sleep(0.02)
+
+    def _said(self) -> str:
+        """What this process has written so far (the log may hold earlier ones)."""
+        with self.log.open("rb") as log:
+            log.seek(self._from)
+            return log.read().decode("utf-8", "replace")
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL when that is not enough."""
