@@ -1,8 +1,9 @@
 """Address arithmetic: pools, free addresses, free blocks, addresses made from a MAC. Pure.
 
-Rules: addresses travel as canonical text (`ipaddress` writes it), inside this file as integers; a range is (first, last), both included. Nothing here
-lists a subnet: an IPv6 /64 has 2**64 addresses and even an IPv4 /16 is too many to build a set of for one port. `choose_address` therefore asks
-about single addresses, and looks at the taken ones only when the pool is small or chance has failed it.
+Rules: addresses travel as canonical text (`ipaddress` writes it), inside this file as integers; a range is (first,
+last), both included. Nothing here lists a subnet: an IPv6 /64 has 2**64 addresses and even an IPv4 /16 is too many to
+build a set of for one port. `choose_address` therefore asks about single addresses, and looks at the taken ones only
+when the pool is small or chance has failed it.
 """
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def canonical(text: str) -> str:
 
 
 def usable(net: Net) -> Range:
-    """The addresses a host may have: without network and broadcast address (IPv4 up to /30) or the subnet-router anycast address (IPv6 up to /126)."""
+    """The addresses a host may have: not network and broadcast address (IPv4 up to /30), not the subnet-router anycast one (IPv6)."""
     first, last = int(net.network_address), int(net.broadcast_address)
     if net.version == 4:
         return (first + 1, last - 1) if net.prefixlen <= 30 else (first, last)

@@ -1,9 +1,10 @@
 """Networks, subnets, pools, security groups, routers, floating IPs and who may share them: the rows.
 
-One writer: everything here is intent and belongs to the network API (inside its transactions) and, for what a port drags along, to ops/ports.py.
-Ports, bindings and address allocations live in domain/port.py. A router's interfaces are ports (`device_owner` network:router_interface, `device_id`
-the router), its gateway is a port too; a floating IP holds one on the external network. So a host's view of routing is rows and nothing else.
-`shared` and `external` of a network mirror its RBAC policies for target '*'; the policies are what decides who sees it.
+One writer: everything here is intent and belongs to the network API (inside its transactions) and, for what a port
+drags along, to ops/ports.py. Ports, bindings and address allocations live in domain/port.py. A router's interfaces
+are ports (`device_owner` network:router_interface, `device_id` the router), its gateway is a port too; a floating IP
+holds one on the external network. So a host's view of routing is rows and nothing else. `shared` and `external` of a
+network mirror its RBAC policies for target '*'; the policies are what decides who sees it.
 """
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Taking and giving back addresses: which subnet, which address, inside the caller's transaction.
 
-Rules: an address is a row of `ip_allocations` whose primary key is (subnet, address), and it is chosen in the transaction that inserts it, so that it
-cannot be handed out twice, whatever the load. IPv6 subnets in an automatic mode (SLAAC, stateless DHCPv6) give every port the address its MAC makes,
-except the ports of routers. A port that names no addresses gets one of each IP version its network has.
+Rules: an address is a row of `ip_allocations` whose primary key is (subnet, address), and it is chosen in the
+transaction that inserts it, so that it cannot be handed out twice, whatever the load. IPv6 subnets in an automatic
+mode (SLAAC, stateless DHCPv6) give every port the address its MAC makes, except the ports of routers. A port that
+names no addresses gets one of each IP version its network has.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How many networks, ports and the like a project may have.
 
-A project's own limit (`NetworkQuota`) wins over the configured default; -1 is unlimited. The count is made in the transaction that adds the row, so
-two requests at once cannot both take the last place.
+A project's own limit (`NetworkQuota`) wins over the configured default; -1 is unlimited. The count is made in the
+transaction that adds the row, so two requests at once cannot both take the last place.
 """
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Bindings as an outside caller asks for them: by `binding:host_id`, or one by one (the port binding API).
 
-Built on ops/bindings.py, which gives out generations. Here is only what differs from a server's own moves: a host nobody knows gives a binding that
-failed, activating one binding leaves the others inactive instead of dropping them, and a port whose server is in the middle of an operation is
-refused, because that operation owns its bindings.
+Built on ops/bindings.py, which gives out generations. Here is only what differs from a server's own moves: a host
+nobody knows gives a binding that failed, activating one binding leaves the others inactive instead of dropping them,
+and a port whose server is in the middle of an operation is refused, because that operation owns its bindings.
 """
 from __future__ import annotations
 

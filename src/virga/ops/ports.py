@@ -1,8 +1,9 @@
 """Ports: made with their addresses and their MAC in one transaction, released whole, and as an agent sees them.
 
-Used by the network API and by every procedure that gives a server its network. Rules: a port's row, its MAC, its addresses, its bindings and its wirings
-come and go together; a floating IP on a port that goes is freed, not deleted. Every change hints "hostview" (the hosts' picture of networks) and
-"port:<id>". Who may ask for what (a chosen MAC, somebody else's network) is the API's business, not this module's.
+Used by the network API and by every procedure that gives a server its network. Rules: a port's row, its MAC, its
+addresses, its bindings and its wirings come and go together; a floating IP on a port that goes is freed, not deleted.
+Every change hints "hostview" (the hosts' picture of networks) and "port:<id>". Who may ask for what (a chosen MAC,
+somebody else's network) is the API's business, not this module's.
 """
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ def create_port(
 ) -> Port:
     """A new port with addresses: `fixed_ips` None for one of each version, [] for none. `security_groups` None for the project's default group.
 
-    `preserve` False marks a port that goes away with its server. Raises Problem: 409 OverQuota, IpAddressGenerationFailure, IpAddressAlreadyAllocated,
-    MacAddressInUse; 400 for an address that does not belong to the network; 404 for an unknown security group.
+    `preserve` False marks a port that goes away with its server. Raises Problem: 409 OverQuota, IpAddressGenerationFailure,
+    IpAddressAlreadyAllocated, MacAddressInUse; 400 for an address that does not belong to the network; 404 for an unknown security group.
     """
     owner = ask.project_id if project_id is None else project_id
     network_quota.need_room(tx, ask, owner, "port")

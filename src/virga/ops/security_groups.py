@@ -1,6 +1,7 @@
 """The default security group of a project, and the rules every new group starts with.
 
-A new group lets everything out; the default group also lets its own members in. These are the networking API's documented defaults.
+A new group lets everything out; the default group also lets its own members in. These are the networking API's
+documented defaults.
 """
 from __future__ import annotations
 

@@ -50,7 +50,18 @@ def refused(response: Any) -> None:
 
 
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.many)
+def test_every_field_with_some_odd_values(cloud_client: Any, noun: Any) -> None:
+    drive(cloud_client, noun, random.Random(noun.many).sample(ODD, 12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.many)
 def test_every_field_with_every_odd_value(cloud_client: Any, noun: Any) -> None:
+    drive(cloud_client, noun, ODD)
+
+
+def drive(cloud_client: Any, noun: Any, values: list[Any]) -> None:
+    """Every field, at creation and at update, with each of the values; then bodies and queries that are broken as a whole."""
     root = f"/network/v2.0/{noun.many.replace('_', '-')}"
     net = cloud_client.post("/network/v2.0/networks", {"network": {"name": "n"}}).json()["network"]["id"]
     sub = cloud_client.post("/network/v2.0/subnets", {"subnet": {"network_id": net, "ip_version": 4, "cidr": "10.1.0.0/24"}}).json()
@@ -67,7 +78,7 @@ def test_every_field_with_every_odd_value(cloud_client: Any, noun: Any) -> None:
     refused(made)
     one = made.json()[noun.one]["id"] if made.status_code == 201 else "none"
     for name in [*noun.fields, "project_id", "tenant_id", "no-such-thing"]:
-        for value in ODD:
+        for value in values:
             refused(cloud_client.post(root, {noun.one: {**good, name: value}}))
             refused(cloud_client.put(f"{root}/{one}", {noun.one: {name: value}}))
     for body in ({}, [], "x", 1, None, {noun.one: None}, {noun.one: []}, {noun.many: None}, {noun.many: []}, {noun.many: [1]},

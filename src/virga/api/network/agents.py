@@ -1,7 +1,8 @@
 """What the operator sees of the network: agents, availability zones, how full networks are, who provides routing.
 
-Agents are a reading of the host rows: one process on a host does the work of all four kinds, and each shows as one agent with an id that is a function
-of the host and the kind. They cannot be changed here: a host is disabled or forced down by the compute API. Only admins see them.
+Agents are a reading of the host rows: one process on a host does the work of all four kinds, and each shows as one
+agent with an id that is a function of the host and the kind. They cannot be changed here: a host is disabled or
+forced down by the compute API. Only admins see them.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The port binding API (`/ports/{id}/bindings`): one binding a host, one of them active. For admins and services.
 
-A mover makes an inactive binding on the host it goes to, activates it at the right moment, and deletes the old one. Bindings show ACTIVE or INACTIVE;
-whether the port is wired there is the port's own status.
+A mover makes an inactive binding on the host it goes to, activates it at the right moment, and deletes the old one.
+Bindings show ACTIVE or INACTIVE; whether the port is wired there is the port's own status.
 """
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
 from virga.api.network import lists
+from virga.api.network.bodies import bodies_of
 from virga.api.network.fields import Bad, Field, one_of, profile, text
-from virga.api.network.noun import View, Who, bodies_of, forbidden, guarded, who_of
+from virga.api.network.noun import View, Who, forbidden, guarded, who_of
 from virga.api.network.ports import PORTS, VNIC_TYPES, vif
 from virga.domain.errors import Problem
 from virga.domain.port import BOUND, Binding, Port

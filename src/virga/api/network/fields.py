@@ -1,8 +1,8 @@
 """What an attribute of the network API may hold: checks that turn a JSON value into the value that is stored.
 
-A check is a function of the value that returns the clean value or raises `Bad` with the reason; the noun that uses it names the field. Checks are
-forgiving where the documented API is (numbers and booleans as text, MACs in any case) and strict everywhere else, so that nothing a client sends can
-reach the transaction in a shape it does not expect.
+A check is a function of the value that returns the clean value or raises `Bad` with the reason; the noun that uses it
+names the field. Checks are forgiving where the documented API is (numbers and booleans as text, MACs in any case) and
+strict everywhere else, so that nothing a client sends can reach the transaction in a shape it does not expect.
 """
 from __future__ import annotations
 

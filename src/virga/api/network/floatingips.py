@@ -1,8 +1,8 @@
 """Floating IPs: an address of an external network that a project holds, and the port it leads to.
 
-Rules: the address is held by a port of its own on the external network, which belongs to no project. It leads to one fixed IPv4 address of one port, by
-the router that stands both in that address's subnet and in the external network; without such a router there is nothing to associate (404). It is
-freed, not deleted, when its port goes.
+Rules: the address is held by a port of its own on the external network, which belongs to no project. It leads to one
+fixed IPv4 address of one port, by the router that stands both in that address's subnet and in the external network;
+without such a router there is nothing to associate (404). It is freed, not deleted, when its port goes.
 """
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Filtering, sorting, paging and choosing fields, the same for every list of the network API.
 
-Works on the views (what the caller would see), so that every attribute can be filtered and none that is hidden can be guessed by filtering. Repeated
-filters of one name mean "or", different names "and". `limit`, `marker` and `page_reverse` page through the sorted list; links say where to go on.
+Works on the views (what the caller would see), so that every attribute can be filtered and none that is hidden can be
+guessed by filtering. Repeated filters of one name mean "or", different names "and". `limit`, `marker` and
+`page_reverse` page through the sorted list; links say where to go on.
 """
 from __future__ import annotations
 

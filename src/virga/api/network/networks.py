@@ -1,9 +1,9 @@
 """Networks: layer-2 segments, who may see them, and the segmentation ids they hold.
 
-Rules: a tenant network is a VXLAN with a free VNI of the configured ranges; admins may choose local, flat, vlan or vxlan and the id. A VNI or VLAN id is
-taken in the transaction that makes the network, by the primary key of `segments`. `shared` and `router:external` are RBAC policies for everybody,
-mirrored on the row. A network goes with its subnets and its idle floating IPs, but not while
-ports of anybody are on it.
+Rules: a tenant network is a VXLAN with a free VNI of the configured ranges; admins may choose local, flat, vlan or
+vxlan and the id. A VNI or VLAN id is taken in the transaction that makes the network, by the primary key of
+`segments`. `shared` and `router:external` are RBAC policies for everybody, mirrored on the row. A network goes with
+its subnets and its idle floating IPs, but not while ports of anybody are on it.
 """
 from __future__ import annotations
 

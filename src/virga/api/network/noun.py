@@ -1,14 +1,16 @@
 """Noun: one resource of the network API, and the five verbs every resource shares.
 
-A noun declares its fields and says what is particular about it (`view`, `create`, `change`, `remove`); list, show, create (one or many), update and
-delete with their checks live here. Rules: a request is one transaction; what a caller may not see does not exist for it (404); what it sees but does
-not own it may not touch (403); a reader changes nothing (403); a field marked `admin` is refused to others (403). Every change raises
-`revision_number`, and `If-Match: revision_number=N` makes it conditional (412).
+A noun declares its fields and says what is particular about it (`view`, `create`, `change`, `remove`); list, show,
+create (one or many), update and delete with their checks live here. Rules: a request is one transaction; what a
+caller may not see does not exist for it (404); what it sees but does not own it may not touch (403); a reader changes
+nothing (403); a field marked `admin` is refused to others (403). Every change raises `revision_number`, and
+`If-Match: revision_number=N` makes it conditional (412).
 """
 from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -17,6 +19,7 @@ from starlette.responses import Response
 
 from virga.api.http import Call, Caller, Service, reply
 from virga.api.network import lists
+from virga.api.network.bodies import bodies_of, match_revision
 from virga.api.network.fields import Bad, Field, project, quoted
 from virga.domain.ask import Ask
 from virga.domain.config import Config
@@ -30,7 +33,6 @@ from virga.store.rows import table_of
 R = TypeVar("R", bound=Row)
 View = dict[str, Any]
 Attrs = dict[str, Any]
-BULK_MAX = 256
 SHARED, EXTERNAL, EVERYBODY = "access_as_shared", "access_as_external", "*"
 
 
@@ -47,7 +49,7 @@ class Who(msgspec.Struct, frozen=True):
         return self.ask.config
 
     def owns(self, row: Any) -> bool:
-        return self.admin or bool(self.project_id) and row.project_id == self.project_id
+        return self.admin or (bool(self.project_id) and row.project_id == self.project_id)
 
 
 def who_of(call: Call) -> Who:
@@ -195,9 +197,7 @@ class Noun(Generic[R]):
 
     def _pushed(self, wished: dict[str, list[str]]) -> dict[str, Any]:
         """Filters the database can answer: those on plain text columns shown under their own name."""
-        hints = typing.get_type_hints(self.row)
-        plain = {name for name in table_of(self.row).fields if hints[name] is str} | {"tenant_id"}
-        plain -= {"description"} if "description" not in table_of(self.row).fields else set()
+        plain = plain_columns(self.row)
         pushed: dict[str, Any] = {}
         for name, values in wished.items():
             if name in plain and name not in self.admin_views and len(values) <= 500:
@@ -361,35 +361,6 @@ class Noun(Generic[R]):
         service.table(handlers[verb] for verb in self.verbs)
 
 
-def bodies_of(body: Any, one: str, many: str, bulk: bool) -> list[Any]:
-    """The resource (or resources) inside a body. Raises Problem 400."""
-    if not isinstance(body, dict):
-        raise Problem(400, "Body contains invalid data: a JSON object is expected", "HTTPBadRequest")
-    if bulk:
-        items = body[many]
-        if not isinstance(items, list) or not items:
-            raise Problem(400, f"Invalid input for {many}. Reason: a list with at least one item is expected.", "HTTPBadRequest")
-        if len(items) > BULK_MAX:
-            raise Problem(400, f"Invalid input for {many}. Reason: more than {BULK_MAX} items at once.", "HTTPBadRequest")
-        return items
-    if one not in body:
-        raise Problem(400, f"Unable to find '{one}' in request body", "HTTPBadRequest")
-    return [body[one]]
-
-
-def match_revision(call: Call, row: Any) -> None:
-    """Raises Problem 412 when If-Match names another revision, 400 when it names none."""
-    condition = call.header("if-match")
-    if not condition:
-        return
-    name, _, number = condition.strip().strip('"').partition("=")
-    if name.strip() != "revision_number" or not number.strip().isdigit() or len(number) > 18:
-        raise Problem(400, f"The If-Match header {quoted(condition)} must read revision_number=<number>.", "HTTPBadRequest")
-    if int(number) != row.revision_number:
-        raise Problem(412, f"Constrained to {number.strip()}, but current revision is {row.revision_number}",
-                      "RevisionNumberConstraintFailed")
-
-
 async def guarded(call: Call, work: Callable[[Tx], Any]) -> Any:
     """Run a writing closure. A unique value taken is a conflict of the user's making."""
     try:
@@ -400,6 +371,13 @@ async def guarded(call: Call, work: Callable[[Tx], Any]) -> Any:
 
 def remove_policies(tx: Tx, object_id: str) -> None:
     tx.delete_where(RbacPolicy, object_id=object_id)
+
+
+@lru_cache(maxsize=None)
+def plain_columns(row_type: type[Row]) -> frozenset[str]:
+    """Columns of plain text, and the old name of one of them."""
+    hints = typing.get_type_hints(row_type)
+    return frozenset(name for name in table_of(row_type).fields if hints[name] is str) | {"tenant_id"}
 
 
 def zone_names(hosts: Iterable[Any]) -> list[str]:

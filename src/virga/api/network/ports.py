@@ -1,9 +1,10 @@
 """Ports: a card on a network, its addresses, its filters and where it is bound.
 
-Rules: making and releasing is ops/ports.py's work, here is who may ask for what. Only the network's owner or an admin chooses a MAC, an address or port
-security on it; `binding:*` (but for the card's type) is an admin's or a service's. `status` is derived from the active binding's own generation
-(domain/port.py); ports the network itself owns are not wired by a host that would report, so theirs follows their admin state. A port of a router or
-of a floating IP is not deleted here (409): it goes with what owns it. One of a server may be: that unplugs it.
+Rules: making and releasing is ops/ports.py's work, here is who may ask for what. Only the network's owner or an admin
+chooses a MAC, an address or port security on it; `binding:*` (but for the card's type) is an admin's or a service's.
+`status` is derived from the active binding's own generation (domain/port.py); ports the network itself owns are not
+wired by a host that would report, so theirs follows their admin state. A port of a router or of a floating IP is not
+deleted here (409): it goes with what owns it. One of a server may be: that unplugs it.
 """
 from __future__ import annotations
 
@@ -113,6 +114,18 @@ class Ports(Noun[Port]):
         """The owner of a network sees every port on it."""
         own = {network.id for network in tx.find(Network, project_id=who.project_id)}
         return lambda row: row.network_id in own
+
+    def candidates(self, tx: Tx, who: Who, conditions: dict[str, Any]) -> list[Port]:
+        """Asked of the database as two questions, because a project is not to pay for the ports of all the others."""
+        if who.admin:
+            return super().candidates(tx, who, conditions)
+        own = {network.id for network in tx.find(Network, project_id=who.project_id)}
+        mine = [row for row in tx.find(Port, **{**conditions, "project_id": who.project_id})
+                if who.project_id in conditions.get("project_id", [who.project_id])]
+        wanted = sorted(own & set(conditions["network_id"])) if "network_id" in conditions else sorted(own)
+        there = tx.find(Port, **{**conditions, "network_id": wanted}) if wanted else []
+        found = {row.id: row for row in (*mine, *there)}
+        return sorted(found.values(), key=lambda row: (row.created_at, row.id))
 
     def owns(self, tx: Tx, who: Who, row: Port) -> bool:
         if who.owns(row):

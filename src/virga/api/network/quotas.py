@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
 from virga.api.network import lists
+from virga.api.network.bodies import bodies_of
 from virga.api.network.fields import Bad, boolean, integer
-from virga.api.network.noun import Who, bodies_of, forbidden, guarded, who_of
+from virga.api.network.noun import Who, forbidden, guarded, who_of
 from virga.domain.errors import Problem
 from virga.domain.network import NetworkQuota
 from virga.ops import network_quota

@@ -1,7 +1,8 @@
 """RBAC policies: who else may use a network, a subnet pool, an address scope, an address group or a security group.
 
-Rules: the owner of the object makes them, for a project or, as an admin only, for everybody ('*'). A policy stays while somebody lives on it: a network's
-ports of the project that is let in, or a gateway on an external one. The row's own `shared` and `external` follow the policies for everybody.
+Rules: the owner of the object makes them, for a project or, as an admin only, for everybody ('*'). A policy stays
+while somebody lives on it: a network's ports of the project that is let in, or a gateway on an external one. The
+row's own `shared` and `external` follow the policies for everybody.
 """
 from __future__ import annotations
 
@@ -86,10 +87,10 @@ class RbacPolicies(Noun[RbacPolicy]):
         others = [policy.target_project for policy in tx.find(RbacPolicy, object_id=network.id, action=row.action) if policy.id != row.id]
         kept = [*others, *([also] if also else [])]
         try:
-            if row.action == SHARED and EVERYBODY not in kept:
-                if row.target_project == EVERYBODY:
-                    refuse_unshare(tx, network, kept)
-                elif row.target_project not in kept and tx.count(Port, network_id=network.id, project_id=row.target_project):
+            if row.action == SHARED and EVERYBODY not in kept and row.target_project not in kept:
+                # with a policy for everybody gone, anybody may be left standing; with another one, only its project
+                everybody = row.target_project == EVERYBODY
+                if everybody or tx.count(Port, network_id=network.id, project_id=row.target_project):
                     refuse_unshare(tx, network, kept)
             if row.action == EXTERNAL and not kept:
                 refuse_internal(tx, network)

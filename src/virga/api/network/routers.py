@@ -1,8 +1,9 @@
 """Routers: interfaces into subnets, a gateway to an external network, extra routes.
 
-Rules: an interface is a port of the router with the subnet's gateway address (by subnet) or a port somebody made (by port); the gateway is a port on the
-external network that belongs to no project. A router's subnets never overlap. An interface stays while a floating IP or a route needs it, a gateway
-while a floating IP does, a router while it has interfaces. Routes are what `routes` holds: the next hop lies in a subnet the router stands in.
+Rules: an interface is a port of the router with the subnet's gateway address (by subnet) or a port somebody made (by
+port); the gateway is a port on the external network that belongs to no project. A router's subnets never overlap. An
+interface stays while a floating IP or a route needs it, a gateway while a floating IP does, a router while it has
+interfaces. Routes are what `routes` holds: the next hop lies in a subnet the router stands in.
 """
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
 from virga.api.network import fields as f
+from virga.api.network.bodies import bodies_of
 from virga.api.network.fields import Bad, Field, quoted
-from virga.api.network.noun import Attrs, Noun, View, Who, bodies_of, forbidden, guarded, who_of, zone_names
+from virga.api.network.noun import Attrs, Noun, View, Who, forbidden, guarded, who_of, zone_names
 from virga.api.network.ports import PORTS, interfaces_of, subnets_at
 from virga.api.network.subnets import NETWORKS, Subnets
 from virga.domain import ipam

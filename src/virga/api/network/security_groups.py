@@ -1,7 +1,8 @@
 """Security groups, their rules, and address groups.
 
-Rules: a new group lets everything out; a project's default group is made when it is first looked at and cannot be deleted by the project. A rule never
-exists twice (409 SecurityGroupRuleExists). Ports belong to TCP, UDP and their like, type and code to ICMP; protocol names and numbers are one thing.
+Rules: a new group lets everything out; a project's default group is made when it is first looked at and cannot be
+deleted by the project. A rule never exists twice (409 SecurityGroupRuleExists). Ports belong to TCP, UDP and their
+like, type and code to ICMP; protocol names and numbers are one thing.
 """
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Subnet pools and address scopes: prefixes to cut subnets from, and the promise that they do not overlap.
 
-Rules: a pool's prefixes are kept merged; a block is cut in the transaction that makes its subnet, so two projects never get the same one; prefixes leave
-a pool only by `remove_prefixes` and only while no subnet lives in them. Pools of one address scope never overlap.
+Rules: a pool's prefixes are kept merged; a block is cut in the transaction that makes its subnet, so two projects
+never get the same one; prefixes leave a pool only by `remove_prefixes` and only while no subnet lives in them. Pools
+of one address scope never overlap.
 """
 from __future__ import annotations
 

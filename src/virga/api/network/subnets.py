@@ -1,12 +1,14 @@
 """Subnets: blocks of addresses on a network, given outright or cut from a pool.
 
-Rules: subnets of one network never overlap (400, the words clients look for: "overlaps with another subnet"); allocation pools lie inside the block,
-apart from each other and from the gateway; an IPv6 subnet in an automatic mode is a /64 and gives every port on its network an address. A subnet stays
-while a port holds an address of it, but for addresses that made themselves.
+Rules: subnets of one network never overlap (400, the words clients look for: "overlaps with another subnet");
+allocation pools lie inside the block, apart from each other and from the gateway; an IPv6 subnet in an automatic mode
+is a /64 and gives every port on its network an address. A subnet stays while a port holds an address of it, but for
+addresses that made themselves.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from virga.api.network.fields import (
@@ -170,7 +172,7 @@ class Subnets(Noun[Subnet]):
                 raise refused("ipv6_ra_mode and ipv6_address_mode are not valid when ip_version is 4")
             if attrs["enable_dhcp"] and net.prefixlen > 30:
                 raise refused("Subnet has a prefix length that is incompatible with DHCP service enabled")
-        if net.is_multicast or net.is_loopback or int(net.network_address) == 0 and net.version == 4:
+        if net.is_multicast or net.is_loopback or (int(net.network_address) == 0 and net.version == 4):
             raise refused(f"{net} cannot be the block of a subnet")
         if (ra_mode or address_mode) and not attrs["enable_dhcp"]:
             raise refused("ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to False")
@@ -209,7 +211,7 @@ class Subnets(Noun[Subnet]):
                 raise Problem(400, f"The allocation pool {shown} spans beyond the subnet cidr {net}.", "OutOfBoundsAllocationPool")
             found.append((int(start), int(end)))
         found.sort()
-        for (_, last), (first, _) in zip(found, found[1:], strict=False):
+        for (_, last), (first, _) in pairwise(found):
             if first <= last:
                 raise Problem(409, f"Found overlapping allocation pools for subnet {net}.", "OverlappingAllocationPools")
         if gateway is not None and ipam.covers(found, int(ipam.address(gateway))):

@@ -10,8 +10,9 @@ from typing import Any
 from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
+from virga.api.network.bodies import match_revision
 from virga.api.network.fields import Bad, tag, tags
-from virga.api.network.noun import Noun, guarded, match_revision, who_of
+from virga.api.network.noun import Noun, guarded, who_of
 from virga.domain.errors import Problem
 from virga.store.db import Tx
 
