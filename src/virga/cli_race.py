@@ -75,7 +75,7 @@ def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="How often all are resized and reverted.")
 @click.option("--ports", type=click.IntRange(1, 8), default=1, show_default=True, help="Ports a server.")
 @click.option("--revert-after", type=click.FloatRange(0), default=20.0, show_default=True, help="Seconds between the last resize and the first revert.")
-@click.option("--seeds", type=click.IntRange(1), default=None, help="How many seeds (default 200; --odds 1000 a point; --museum at most 20000 each).")
+@click.option("--seeds", type=click.IntRange(1), default=None, help="How many seeds (default 200; --odds 400 a point; --museum at most 20000 each).")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first seed.")
 @click.option("--compare", is_flag=True, help="All eras and remedies on the same seeds, side by side.")
 @click.option("--exhaustive", is_flag=True, help="Every order of deliveries, polls, reads and one crash, to a stated bound.")
@@ -145,7 +145,7 @@ def _exhaustive(options: Options, params: dict[str, Any]) -> None:
 def _odds(options: Options, params: dict[str, Any]) -> None:
     from virga.lab.odds import report
 
-    report(options, params["seeds"] or 1000, params["seed"], params["out"] or Path("odds"), params["as_json"], watched)
+    report(options, params["seeds"] or 400, params["seed"], params["out"] or Path("odds"), params["as_json"], watched)
 
 
 def _draw(_: Options, params: dict[str, Any]) -> None:

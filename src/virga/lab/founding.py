@@ -69,8 +69,8 @@ class Cloud(Protocol):
 
     def state(self, server_id: str) -> tuple[str, str | None]: ...
     def fault(self, server_id: str) -> str: ...
-    def waited(self, server_id: str) -> tuple[bool, bool]:
-        """Whether the revert decided to wait for an event, and whether that wait ended by its deadline."""
+    def waited(self, server_id: str, since: float) -> tuple[bool, bool]:
+        """Whether a revert asked at `since` or later decided to wait for an event, and whether that wait ended by its deadline."""
 
 
 class Case:
@@ -101,7 +101,7 @@ class Case:
         await self._pause(self.plan.settle_s)
 
     async def _revert_all(self, servers: list[str]) -> None:
-        cloud = self.cloud
+        cloud, began = self.cloud, self.cloud.env.now()
         before = {server_id: cloud.meter.unwired_s(server_id) for server_id in servers}
         for server_id in servers:
             await cloud.ask("revert", server_id)
@@ -110,7 +110,7 @@ class Case:
         await cloud.env.sleep(TAIL_S)
         for server_id in servers:
             vm_state, task_state = cloud.state(server_id)
-            decided, timed_out = cloud.waited(server_id)
+            decided, timed_out = cloud.waited(server_id, began)
             self.result.reverts.append(Revert(
                 server_id, "stuck" if task_state is not None else vm_state, cloud.fault(server_id), timed_out, decided,
                 cloud.meter.unwired_s(server_id) - before[server_id], server_id in cloud.meter.disks_lost))
@@ -179,9 +179,9 @@ class KiloCase(KiloCloud):
         server = self.store.servers.get(server_id)
         return server.fault.message if server is not None and server.fault is not None else ""
 
-    def waited(self, server_id: str) -> tuple[bool, bool]:
-        last = next((wait for wait in reversed(self.waits) if wait.server_id == server_id), None)
-        return last is not None, last is not None and last.timed_out
+    def waited(self, server_id: str, since: float) -> tuple[bool, bool]:
+        waits = [wait for wait in self.waits if wait.server_id == server_id and wait.since >= since]
+        return bool(waits), any(wait.timed_out for wait in waits)
 
 
 def longest_wait_s(options: Options) -> float:

@@ -62,9 +62,9 @@ class VirgaCase:
         server = self._server(server_id)
         return server.fault.message if server.fault is not None else ""
 
-    def waited(self, server_id: str) -> tuple[bool, bool]:
+    def waited(self, server_id: str, since: float) -> tuple[bool, bool]:
         ops = self.world.look(lambda tx: tx.find(Operation, server_id=server_id, kind="revert"))
-        return False, any("gave up after" in op.error for op in ops)
+        return False, any(op.started_at >= since and "gave up after" in op.error for op in ops)
 
 
 def run_virga(seed: int, plan: Plan, events: list[Event] | None = None) -> tuple[Result, VirgaCase]:
