@@ -41,7 +41,7 @@ test-all: lint types tempest real guest  ## everything, also the slow tests and 
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
 bench: dev  ## measure this machine
-	@$(BIN)/python tools/bench $(ARGS)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 tempest:  ## make .venv-tempest
 	@tools/setup.sh tempest
