@@ -81,8 +81,8 @@ def test_policies(who: Any) -> None:
     assert who.get(path).status_code == 404
 
 
-def test_unified_limits_say_that_they_are_not_offered(who: Any) -> None:
-    for path in ("/limits", "/registered_limits"):
+def test_what_is_not_offered_says_so(who: Any) -> None:
+    for path in ("/limits", "/registered_limits", "/OS-OAUTH1/consumers", "/OS-FEDERATION/mappings", "/domains/default/config"):
         answer = who.get(path)
         assert answer.status_code == 404
         assert "not offered" in answer.json()["error"]["message"]
