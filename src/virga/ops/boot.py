@@ -25,6 +25,8 @@ def fault(run: Run, message: str, code: int = 500) -> Fault:
 
 def place(run: Run) -> None:
     server = run.server
+    if server.host is not None:
+        return
     host, why = placing.find_host(run.tx, server, server.flavor, only=server.requested_host)
     if host is None:
         run.note(refused=f"No valid host was found. There are not enough hosts available: {why}.")

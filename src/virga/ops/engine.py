@@ -466,6 +466,7 @@ class Engine:
                 return
             # A bug in one procedure must not stop the others; it is told, and the operation is looked at again by the timer.
             self.trace.emit("fault", "ops", "ops", f"look at {op_id} failed: {error!r}", operation=op_id, traceback=traceback.format_exc())
+            self._deadlines[op_id] = self.env.now() + SCAN_PERIOD_S
             return
         if op is None or op.state not in OPEN:
             self._deadlines.pop(op_id, None)

@@ -38,6 +38,8 @@ def wanted(run: Run) -> str:
 
 def place(run: Run) -> None:
     source = migration_of(run).source
+    if migration_of(run).dest:
+        return
     dest, why = placing.find_host(run.tx, run.server, run.server.flavor, avoid=frozenset({source}), only=run.op.input.get("host"))
     if dest is None:
         run.note(refused=f"No valid host was found. No host can take the server: {why}.")

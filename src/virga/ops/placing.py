@@ -23,6 +23,12 @@ def find_host(tx: Tx, server: Server, flavor: FlavorSpec, *, avoid: frozenset[st
     used = room_used(tx)
     candidates = [Candidate(host, used.get(host.name, NOTHING)) for host in tx.find(Host, sort=[("name", False)])]
     apart, together = group_hosts(tx, server)
+    elsewhere, beside = hinted_hosts(tx, server)
+    apart |= elsewhere
+    if beside is not None:
+        together = together & beside if together else beside
+        if not together:
+            return None, "the servers of same_host share no host with each other and the server group"
     request = Request(room_of(flavor), server.availability_zone, only, avoid | apart, together)
     names, why = choose_host(candidates, request)
     return (names[0], "") if names else (None, why)
@@ -41,6 +47,18 @@ def group_hosts(tx: Tx, server: Server) -> tuple[frozenset[str], frozenset[str]]
         most = int(group.rules.get("max_server_per_host", 1)) if group.rules else 1
         return frozenset(host for host in hosts if hosts.count(host) >= most), frozenset()
     return frozenset(), frozenset()
+
+
+def hinted_hosts(tx: Tx, server: Server) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Hosts the hints `different_host` rule out, and those `same_host` leaves (None: all), by where those servers are now."""
+    def hosts_of(key: str) -> list[str]:
+        asked = server.scheduler_hints.get(key) or []
+        ids = asked if isinstance(asked, list) else [asked]
+        found = [tx.get(Server, server_id) for server_id in ids]
+        return [other.host for other in found if other is not None and other.host and other.deleted_at is None]
+
+    beside = frozenset(hosts_of("same_host")) if server.scheduler_hints.get("same_host") else None
+    return frozenset(hosts_of("different_host")), beside
 
 
 def claim(tx: Tx, host: str, owner: str, kind: str, server_id: str, flavor: FlavorSpec) -> None:

@@ -71,6 +71,8 @@ def fence(run: Run) -> None:
 
 
 def place(run: Run) -> None:
+    if run.op.notes.get("dest"):
+        return
     dest, why = placing.find_host(run.tx, run.server, run.server.flavor, avoid=frozenset({lost_host(run)}), only=run.op.input.get("host"))
     if dest is None:
         run.note(refused=f"No valid host was found. No host can take the server: {why}.")

@@ -4,6 +4,7 @@
     orphans    a guest on a host where its server has no business: purged, when its server is certain to live elsewhere or to be gone
     leftovers  operations whose lease ran out are the engine's own scan; purges for hosts that were away lie in the outbox; old closed rows are dropped
     unconfirmed resize_confirm_window > 0: resized servers older than it are confirmed
+    shelved     shelved_offload_time >= 0: servers shelved that long are offloaded
 
 The orphan rule never touches a last copy: a disk is purged only if the server is deleted, or its active host reports a disk of its own.
 """
@@ -15,7 +16,7 @@ import traceback
 from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.operation import ABSENT, CRASHED, Command, Guest, Migration, OPEN, Operation, PAUSE, PENDING, RUN, STOP, SUSPEND, Step
-from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESIZED, STOPPED, SUSPENDED, Server
+from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
 from virga.ops.delete import MOVE_OPEN
 from virga.ops.engine import queue
@@ -71,11 +72,30 @@ class Reconciler:
                 needs = await self.db.read(lambda tx: needs_of(tx, servers))
                 if needs:
                     await self.db.run(lambda tx: put_right(tx, needs))
+                await self._offload_shelved(servers)
             if servers is None:
                 await self._confirm_old()
                 await self.db.run(drop_closed)
         except Exception as error:
             self.trace.emit("fault", "reconciler", "", f"pass failed: {error!r}", traceback=traceback.format_exc())
+
+    async def _offload_shelved(self, servers: set[str] | None) -> None:
+        """Shelved servers give their host back after shelved_offload_time; every shelving changes `updated_at`."""
+        after_s = self.config.compute.shelved_offload_time
+        if after_s < 0:
+            return
+
+        def waiting(tx: Tx) -> list[Server]:
+            named = {} if servers is None else {"id": sorted(servers)}
+            found = tx.find(Server, vm_state=SHELVED, deleted_at=None, operation_id=None, task_state=None, **named)
+            return [server for server in found if tx.now - (server.updated_at or 0.0) >= after_s]
+
+        def closure(tx: Tx) -> None:
+            for server in waiting(tx):
+                front.shelve_offload(tx, Ask(self.config, server.project_id, server.user_id, "req-" + tx.new_id(), True), server)
+
+        if await self.db.read(waiting):
+            await self.db.run(closure)
 
     async def _confirm_old(self) -> None:
         window_s = self.config.compute.resize_confirm_window

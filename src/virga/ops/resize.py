@@ -45,6 +45,8 @@ def state_of(run: Run) -> str:
 
 def place(run: Run) -> None:
     source = migration_of(run).source
+    if migration_of(run).dest:
+        return
     dest, why = placing.find_host(run.tx, run.server, new_flavor(run), avoid=frozenset({source}), only=run.op.input.get("host"))
     if dest is None:
         run.note(refused=f"No valid host was found. No host can take the server: {why}.")
@@ -128,6 +130,8 @@ def dest_stopped(run: Run) -> Verdict:
 
 def finish(run: Run) -> None:
     tx, server, migration = run.tx, run.server, migration_of(run)
+    if migration.status == "finished":
+        return
     for port in ports_of(run):
         activate_binding(tx, port.id, migration.dest)
     placing.release(tx, migration.source, server.id)

@@ -89,6 +89,8 @@ def unreleased(run: Run) -> Verdict:
 
 def finish(run: Run) -> None:
     tx, server, migration = run.tx, run.server, migration_of(run)
+    if migration.status == "reverted":
+        return
     for port in ports_of(run):
         activate_binding(tx, port.id, migration.source)
     flavor = old_flavor(run)

@@ -16,6 +16,7 @@ import msgspec
 
 from virga.agent.fake import Script
 from virga.domain.errors import Problem
+from virga.domain.placement import Host, UP
 from virga.domain.server import ACTIVE, ERROR, RESIZED, Server
 from virga.ops import front
 from virga.ops.engine import Engine
@@ -161,7 +162,7 @@ class Runner:
                         pass
             if not left:
                 return
-            await asyncio.sleep(0.02)
+            await self.world.something_ends(0.5)
 
     def _remember_revert(self, server_id: str) -> None:
         """What the resized guest writes from here on is given up by the revert; what was there before must come back."""
@@ -284,7 +285,7 @@ class Runner:
         except TimeoutError:
             return  # the judgement names the operation that never ended
         await asyncio.sleep(0.5)
-        if world.look(lambda tx: any(not host.state == "up" for host in _hosts(tx))) or self._unjudged():
+        if world.look(lambda tx: any(host.state != UP for host in tx.find(Host))) or self._unjudged():
             await asyncio.sleep(150.0)  # reconnects, rewiring, reconcilers
             await world.settle(CALM_LIMIT_S)
 
@@ -316,12 +317,6 @@ class Runner:
                 if self.plan.kind == "founding" and server.vm_state == ACTIVE and b"written on the new host" in disk:
                     raise Broken("bytes-kept", f"server {server_id} was reverted but carries the new host's bytes")
         return states
-
-
-def _hosts(tx: Any) -> list[Any]:
-    from virga.domain.placement import Host
-
-    return list(tx.find(Host))
 
 
 def prepare(servers: int, hosts: int) -> Snapshot:

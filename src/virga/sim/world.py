@@ -28,7 +28,7 @@ from virga.fabric.wire import Frame
 from virga.ops import front
 from virga.ops.engine import Engine
 from virga.ops.reconcile import Reconciler
-from virga.runtime.env import Env, sim_env
+from virga.runtime.env import Env, Killed, sim_env
 from virga.runtime.trace import Trace
 from virga.sim.invariants import Watch
 from virga.store.db import SimDb, Tx, open_memory
@@ -75,7 +75,8 @@ class World:
                  engine: type[Engine] = Engine, script: Script | None = None) -> None:
         self.env = sim_env(seed, "world")
         self.chance = random.Random(seed ^ 0x5EED)
-        self.config = config or Config(compute=Compute(operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0))
+        self.config = config or Config(compute=Compute(
+            operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0, shelved_offload_time=-1.0))
         self.trace = Trace(self.env.now, ring=512)
         self.connection = open_memory() if snapshot is None else _restore(snapshot.database)
         self.engine_type = engine
@@ -90,6 +91,7 @@ class World:
         self.hub: Hub | None = None
         self.engine: Engine | None = None
         self.requests = 0
+        self.ended = asyncio.Event()  # set by every commit that ends an operation, for those who wait without polling
         self.servers: list[str] = list(snapshot.servers) if snapshot else []
         for number in range(1, hosts + 1):
             name = f"host-{number}"
@@ -109,11 +111,25 @@ class World:
     def start_controller(self) -> None:
         env = self.controller = self.env.child("controller")
         self.db = SimDb(env, self.trace, self.connection)
+        self.db.on_commit(self._heard)
         self.engine = self.engine_type(env, self.db, self.trace, self.config)
         self.hub = Hub(env, self.db, self.trace, self.config)
         env.spawn(self.hub.run(), "hub")
         env.spawn(self.engine.run(), "engine")
         env.spawn(Reconciler(env, self.db, self.trace, self.config).run(), "reconciler")
+
+    def _heard(self, hints: set[str]) -> None:
+        if any(hint.startswith("ended:") for hint in hints):
+            self.ended.set()
+
+    async def something_ends(self, limit_s: float) -> None:
+        """Return when an operation has ended, or after `limit_s`."""
+        self.ended.clear()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.ended.wait()
+        except TimeoutError:
+            pass
 
     def kill_controller(self) -> None:
         if self.controller is not None:
@@ -187,7 +203,10 @@ class World:
         """A user's transaction. Raises ConnectionError while no controller runs, as a client would see it."""
         if self.db is None:
             raise ConnectionError("no controller")
-        return await self.db.run(closure)
+        try:
+            return await self.db.run(closure)
+        except Killed as killed:
+            raise ConnectionError("the controller died before it answered") from killed
 
     def look(self, closure: Callable[[Tx], T]) -> T:
         """Read rows directly, whoever is alive."""
@@ -209,7 +228,7 @@ class World:
         """Wait until no operation is open. Raises TimeoutError after `limit_s` virtual seconds."""
         async with asyncio.timeout(limit_s):
             while self.look(lambda tx: tx.count(Operation, state=["running", "undoing"])):
-                await asyncio.sleep(0.05)
+                await self.something_ends(1.0)
 
     def snapshot(self) -> Snapshot:
         """What outlives the processes, right now. Stop them first."""
