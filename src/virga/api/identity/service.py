@@ -118,6 +118,13 @@ TABLE: list[Row] = [
     ("GET", "/v3/users/{user_id}/access_rules/{rule_id}", access_rules.show_rule),
     ("DELETE", "/v3/users/{user_id}/access_rules/{rule_id}", access_rules.delete_rule),
 
+    ("GET", "/v3/OS-TRUST/trusts", trusts.list_trusts),
+    ("POST", "/v3/OS-TRUST/trusts", trusts.create_trust),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}", trusts.show_trust),
+    ("DELETE", "/v3/OS-TRUST/trusts/{trust_id}", trusts.delete_trust),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles", trusts.list_trust_roles),
+    ("GET", "/v3/OS-TRUST/trusts/{trust_id}/roles/{role_id}", trusts.show_trust_role),
+
     ("GET", "/v3/credentials", credentials.list_credentials),
     ("POST", "/v3/credentials", credentials.create_credential),
     ("GET", "/v3/credentials/{credential_id}", credentials.show_credential),
