@@ -287,3 +287,42 @@ def test_address_groups(cloud_client: Any) -> None:
     made(cloud_client, "security-group-rules", "security_group_rule", security_group_id=sg, direction="ingress", protocol="tcp",
          remote_address_group_id=group["id"])
     refused(cloud_client.delete(path, as_="demo"), 409, "AddressGroupInUse")
+
+
+# ports and servers --------------------------------------------------------------------------------------------------------
+
+
+def server_with(client: Any, net: str, project: str, name: str = "s1") -> str:
+    """An active server on host-1 with one port on `net`; returns the port."""
+    from virga.domain.ask import Ask
+    from virga.domain.network import Network
+    from virga.domain.server import ACTIVE, FlavorSpec, Server
+    from virga.ops.ports import create_port
+
+    home = client.projects[project]
+    ask = Ask(client.cloud.config, home, "u", "req-1")
+
+    def work(tx: Any) -> str:
+        tx.insert(Server(name, home, "u", name, FlavorSpec("1", "f", 1, 64, 1), host="host-1", vm_state=ACTIVE))
+        return create_port(tx, ask, tx.need(Network, net), device_id=name, device_owner="compute:nova", preserve=False).id
+
+    return str(client.run(client.db.run(work)))
+
+
+def test_deleting_a_servers_port_unplugs_it(cloud_client: Any, net: str) -> None:
+    from virga.domain.operation import Operation
+
+    port = server_with(cloud_client, net, "demo")
+    assert cloud_client.delete(f"{V2}/ports/{port}", as_="demo").status_code == 204
+    assert cloud_client.get(f"{V2}/ports/{port}", as_="demo").status_code == 404
+    operations = cloud_client.run(cloud_client.db.read(lambda tx: tx.find(Operation, server_id="s1")))
+    assert [(op.kind, op.input["port_id"]) for op in operations] == [("detach_interface", port)]
+
+
+def test_ports_do_not_slip_into_servers_or_out_of_them(cloud_client: Any, net: str) -> None:
+    port = server_with(cloud_client, net, "demo")
+    change = cloud_client.put(f"{V2}/ports/{port}", {"port": {"device_id": ""}}, as_="demo")
+    refused(change, 409, "PortInUse")
+    foreign = made(cloud_client, "networks", "network", "other")["id"]
+    refused(post(cloud_client, "ports", "port", "other", network_id=foreign, device_id="s1", device_owner="compute:nova"), 403,
+            "PolicyNotAuthorized")

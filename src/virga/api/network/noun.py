@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -373,7 +373,7 @@ def remove_policies(tx: Tx, object_id: str) -> None:
     tx.delete_where(RbacPolicy, object_id=object_id)
 
 
-@lru_cache(maxsize=None)
+@cache
 def plain_columns(row_type: type[Row]) -> frozenset[str]:
     """Columns of plain text, and the old name of one of them."""
     hints = typing.get_type_hints(row_type)

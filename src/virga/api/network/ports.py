@@ -17,8 +17,10 @@ from virga.api.network.noun import SHARED, Attrs, Noun, View, Who, forbidden, sh
 from virga.api.network.security_groups import GROUPS
 from virga.api.network.subnets import NETWORKS
 from virga.domain.errors import Problem
-from virga.domain.network import COMPUTE, FLOATING, ROUTER_INTERFACE, ROUTER_OWNED, Network, Subnet
+from virga.domain.network import COMPUTE, DHCP, FLOATING, ROUTER_INTERFACE, ROUTER_OWNED, Network, Subnet
 from virga.domain.port import Binding, Port, Wiring, port_status
+from virga.domain.server import Server
+from virga.ops import front
 from virga.ops import ports as making
 from virga.ops.addresses import Wish
 from virga.ops.port_bindings import bind_to
@@ -47,7 +49,7 @@ def vif(port: Port, binding: Binding | None) -> View:
 def status_of(port: Port, binding: Binding | None, wiring: Wiring | None) -> str:
     if port.device_owner == FLOATING:
         return "N/A"
-    if port.device_owner in ROUTER_OWNED:
+    if port.device_owner in (*ROUTER_OWNED, DHCP):
         return "ACTIVE" if port.admin_state_up else "DOWN"
     return port_status(port, binding, wiring)
 
@@ -137,6 +139,7 @@ class Ports(Noun[Port]):
     def create(self, tx: Tx, who: Who, project_id: str, attrs: Attrs) -> Port:
         network = NETWORKS.find(tx, who, attrs["network_id"])
         self._may_use(tx, who, network, attrs, "create")
+        self._refuse_devices(tx, who, None, attrs)
         groups = attrs.get("security_groups")
         for group_id in groups or ():
             GROUPS.find(tx, who, group_id)
@@ -190,6 +193,7 @@ class Ports(Noun[Port]):
     def change(self, tx: Tx, who: Who, row: Port, attrs: Attrs) -> dict[str, Any]:
         network = tx.need(Network, row.network_id)
         self._may_use(tx, who, network, {name: value for name, value in attrs.items() if not _same(row, name, value)}, "update")
+        self._refuse_devices(tx, who, row, attrs)
         changes = self.columns(attrs)
         for name in ("fixed_ips", "mac_address", "extra_dhcp_opts", "allowed_address_pairs", "security_groups"):
             changes.pop(name, None)
@@ -240,9 +244,39 @@ class Ports(Noun[Port]):
         if row.device_owner in (*ROUTER_OWNED, FLOATING):
             raise Problem(409, f"Port {row.id} cannot be deleted directly via the port API: has device owner {row.device_owner}.",
                           "ServicePortInUse")
+        server = self._server(tx, row)
+        if server is not None:
+            self._unplug(tx, who, row, server)
         making.release_port(tx, row)
-        if row.device_owner.startswith(COMPUTE) and row.device_id:
-            tx.hint("server:" + row.device_id)
+
+    def _server(self, tx: Tx, row: Port) -> Server | None:
+        """The living server a port belongs to."""
+        if not row.device_owner.startswith(COMPUTE) or not row.device_id:
+            return None
+        server = tx.get(Server, row.device_id)
+        return None if server is None or server.deleted_at is not None else server
+
+    def _unplug(self, tx: Tx, who: Who, row: Port, server: Server) -> None:
+        """Take the card from the guest, as far as its state allows it now; the port itself goes at once, as the networking API has it."""
+        tx.hint("server:" + server.id)
+        if server.host is None:
+            return
+        try:
+            front.detach_interface(tx, who.ask, server, row.id)
+        except Problem:
+            # A locked or busy server keeps its card until it is next started: the guest is then defined by the ports there are.
+            tx.emit("fact", "network", server.host, f"port {row.id[:8]} was deleted under server {server.id[:8]}", server=server.id)
+
+    def _refuse_devices(self, tx: Tx, who: Who, row: Port | None, attrs: Attrs) -> None:
+        """A port gets into a server and out of it by the compute API. Raises Problem 403 or 409."""
+        if who.admin or "device_id" not in attrs or (row is not None and attrs["device_id"] == row.device_id):
+            return
+        server = tx.get(Server, attrs["device_id"]) if attrs["device_id"] else None
+        if server is not None and server.project_id != who.project_id:
+            raise forbidden("rule:port:device_id", "the device belongs to another project")
+        if row is not None and self._server(tx, row) is not None:
+            raise Problem(409, f"Unable to complete operation on port {row.id} for network {row.network_id}. Port already has an attached "
+                               f"device {row.device_id}; detach it from the server first.", "PortInUse")
 
 
 def _same(row: Port, name: str, value: Any) -> bool:

@@ -16,7 +16,7 @@ from virga.api.http import Call, Service, reply
 from virga.api.network import fields as f
 from virga.api.network.bodies import bodies_of
 from virga.api.network.fields import Bad, Field, quoted
-from virga.api.network.noun import Attrs, Noun, View, Who, forbidden, guarded, who_of, zone_names
+from virga.api.network.noun import SHARED, Attrs, Noun, View, Who, forbidden, guarded, shared_ids, who_of, zone_names
 from virga.api.network.ports import PORTS, interfaces_of, subnets_at
 from virga.api.network.subnets import NETWORKS, Subnets
 from virga.domain import ipam
@@ -232,7 +232,7 @@ class Routers(Noun[Router]):
         return {"id": row.id, "project_id": row.project_id, "tenant_id": row.project_id, "port_id": port.id,
                 "network_id": port.network_id, "subnet_id": ids[0] if ids else None, "subnet_ids": ids}
 
-    def _refuse_overlap(self, tx: Tx, row: Router, subnets: Sequence[Subnet], network_id: str) -> None:
+    def _refuse_overlap(self, tx: Tx, row: Router, subnets: Sequence[Subnet]) -> None:
         """Raises Problem 400 when the router stands in one of the subnets, or in one that overlaps."""
         there = subnets_at(tx, interfaces_of(tx, row.id))
         if row.gateway_network_id is not None:
@@ -249,8 +249,10 @@ class Routers(Noun[Router]):
         subnet = SUBNETS.find(tx, who, subnet_id)
         if subnet.gateway_ip is None:
             raise bad_request("router", "Subnet for router interface must have a gateway IP")
-        self._refuse_overlap(tx, row, [subnet], subnet.network_id)
         network = tx.need(Network, subnet.network_id)
+        if not who.owns(network) and network.id not in shared_ids(tx, "network", who.project_id, (SHARED,)):
+            raise forbidden("rule:add_router_interface", "the subnet's network is not shared with this project")
+        self._refuse_overlap(tx, row, [subnet])
         wish = Wish(subnet.id, subnet.gateway_ip)
         if subnet.ip_version == 6:
             # all IPv6 subnets of one network share the router's one IPv6 port there
@@ -272,7 +274,7 @@ class Routers(Noun[Router]):
             raise bad_request("router", f"Port {port.id} has no fixed IPs and cannot be a router's interface")
         if sum(1 for fixed in port.fixed_ips if ":" not in fixed.ip_address) > 1:
             raise bad_request("router", f"Cannot have multiple IPv4 subnets on router port {port.id}")
-        self._refuse_overlap(tx, row, subnets, port.network_id)
+        self._refuse_overlap(tx, row, subnets)
         tx.update(Port, port.id, device_id=row.id, device_owner=ROUTER_INTERFACE, security_groups=[], port_security_enabled=False,
                   allowed_address_pairs=[], revision_number=port.revision_number + 1, updated_at=tx.now)
         return port
