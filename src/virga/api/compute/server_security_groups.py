@@ -55,11 +55,11 @@ def _view(tx: Tx, group: SecurityGroup) -> dict[str, Any]:
         "name": group.name,
         "description": group.description,
         "tenant_id": group.project_id,
-        "rules": [_rule(tx, group, rule) for rule in rules],
+        "rules": [rule_view(tx, group, rule) for rule in rules],
     }
 
 
-def _rule(tx: Tx, group: SecurityGroup, rule: SecurityGroupRule) -> dict[str, Any]:
+def rule_view(tx: Tx, group: SecurityGroup, rule: SecurityGroupRule) -> dict[str, Any]:
     """A rule as the compute API has always written it: ingress only, IPv4 words."""
     other = tx.get(SecurityGroup, rule.remote_group_id) if rule.remote_group_id else None
     wide = "::/0" if rule.ethertype == "IPv6" else "0.0.0.0/0"
