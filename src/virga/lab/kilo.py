@@ -28,7 +28,7 @@ from virga.runtime.trace import Trace
 
 SMALL = FlavorSpec("1", "small", 1, 512, 1)
 BIG = FlavorSpec("2", "big", 2, 1024, 2)
-HOST_A, HOST_B = "host-A", "host-B"
+HOST_A, HOST_B = "host_A", "host_B"
 
 
 class Refused(Exception):

@@ -62,16 +62,17 @@ class LinuxbridgeAgent:
         self.updated.clear()
         self.resync = False
         if added or removed or updated:
-            await self.process_network_devices(added + updated, removed)
+            await self.process_network_devices(added, updated, removed)
 
-    async def process_network_devices(self, added: list[str], removed: list[str]) -> None:
+    async def process_network_devices(self, added: list[str], updated: list[str], removed: list[str]) -> None:
         me = f"agent@{self.host}"
         try:
-            if added:
-                number = self.cloud.tell("step", me, me, "process_network_devices: a tap is new here, or was named in a port_update", 0, added[0])
-                await self.treat_devices_added_updated(added, number)
+            if added or updated:
+                sees = "sees the new tap" if added else "a port_update named a tap here"
+                number = self.cloud.tell("step", me, me, f"process_network_devices: {sees}", 0, (added + updated)[0])
+                await self.treat_devices_added_updated(added + updated, number)
             if removed:
-                number = self.cloud.tell("step", me, me, "process_network_devices: looks at the taps of its host", 0, removed[0])
+                number = self.cloud.tell("step", me, me, "process_network_devices: compares taps with last time", 0, removed[0])
                 await self.treat_devices_removed(removed, number)
         except AgentCallFailed:
             self.resync = True

@@ -188,7 +188,7 @@ class ComputeManager:
                 await self.migrate_instance_finish(server_id, parent)
             await self.env.point("before_final_save", server=server_id)
             await self._save(server_id, (REVERTING,), vm_state="active", task_state=None, power_state=POWER["running"], old_vm_state=None, old_flavor=None)
-            cloud.tell("transition", self.me, "store", "vm_state active, task none", 0, cloud.first_port(server_id))
+            cloud.tell("note", self.me, self.me, "vm_state active, task none", 0, cloud.first_port(server_id))
         except Exception as error:
             self._error_out(server_id, error)
 
@@ -213,7 +213,7 @@ class ComputeManager:
     # failures and ends ----------------------------------------------------------------------------------------------
     def _error_out(self, server_id: str, error: Exception) -> None:
         self.env.check_alive()
-        self.cloud.tell("fault", self.me, "store", f"vm_state error: {type(error).__name__}: {error}", 0, self.cloud.first_port(server_id))
+        self.cloud.tell("fault", self.me, self.me, f"vm_state error: {type(error).__name__}: {error}", 0, self.cloud.first_port(server_id))
         if isinstance(error, UnexpectedTaskState | KeyError):
             return  # the decorators leave a task alone that somebody else has changed, or a server that is gone
         self.cloud.store.error_out(server_id, str(error), self.env.now())

@@ -60,7 +60,7 @@ class NetworkServer:
             return
         old = port.host
         port.host = host
-        cloud.tell("transition", SERVER, SERVER, f"ml2_port_bindings: host {old} becomes {host}", number, port_id)
+        cloud.tell("transition", SERVER, SERVER, f"ml2_port_bindings: {old} becomes {host}", number, port_id)
         self._set_status(port, rules.status_after_rebind(cloud.rules, port.status, old, host), "the change of binding", number)
         for agent in list(cloud.agents.values()):
             agent.env.spawn(agent.port_update(port_id, cloud.delay("rpc")), "port_update")

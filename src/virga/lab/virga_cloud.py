@@ -15,9 +15,9 @@ from virga.lab.meter import Meter, MeteredJournal
 from virga.lab.options import DELAYS
 from virga.ops import front
 from virga.runtime.trace import Event
-from virga.sim.explorer import BIG, SNAPSHOTS, prepare
+from virga.sim.explorer import SNAPSHOTS, prepare
 from virga.sim.loop import SimLoop
-from virga.sim.world import World
+from virga.sim.world import BIG, World
 
 HOSTS = 2
 
@@ -25,11 +25,11 @@ HOSTS = 2
 class VirgaCase:
     """See the module."""
 
-    def __init__(self, seed: int, plan: Plan) -> None:
+    def __init__(self, seed: int, plan: Plan, destroy_s: float = DELAYS["destroy"]) -> None:
         key = (plan.servers, HOSTS)
         if key not in SNAPSHOTS:
             SNAPSHOTS[key] = prepare(*key)
-        calls = {"stop": DELAYS["destroy"], "launch": DELAYS["launch"], "fetch": DELAYS["copy"], "wire": DELAYS["poll"]}
+        calls = {"stop": destroy_s, "launch": DELAYS["launch"], "fetch": DELAYS["copy"], "wire": DELAYS["poll"]}
         self.world = World(seed, HOSTS, mean_delay_s=DELAYS["rpc"], snapshot=SNAPSHOTS[key], script=Script(delay_s=calls))
         self.env = self.world.env
         self.meter = Meter(self.env.now, lambda journal, port_id: "tap/" + port_id in journal)
@@ -67,10 +67,12 @@ class VirgaCase:
         return False, any(op.started_at >= since and "gave up after" in op.error for op in ops)
 
 
-def run_virga(seed: int, plan: Plan, events: list[Event] | None = None) -> tuple[Result, VirgaCase]:
+def run_virga(
+    seed: int, plan: Plan, events: list[Event] | None = None, destroy_s: float = DELAYS["destroy"],
+) -> tuple[Result, VirgaCase]:
     """One seed. `events`, if given, receives every trace event."""
     loop = SimLoop(seed)
-    cloud = VirgaCase(seed, plan)
+    cloud = VirgaCase(seed, plan, destroy_s)
     if events is not None:
         cloud.world.trace.add_sink(events.append)
 
