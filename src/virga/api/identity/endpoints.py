@@ -1,4 +1,10 @@
-"""Endpoints of the catalog: where a service answers, per interface and region. An admin's records."""
+"""Endpoints of the catalog: where a service answers, per interface and region. An admin's records.
+
+Rules: the service must exist; naming a `region` (the older field) makes that region, naming a `region_id` wants
+it there already. A URL may hold the catalog's variables and no others, since what is not filled in would reach
+clients as it stands. A disabled endpoint leaves every catalog at once, because tokens compute theirs when they
+are shown.
+"""
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,10 @@
-"""The table of identity: every method and path with its handler."""
+"""The table of identity: every method and path with its handler.
+
+Rules: a path stands here once, next to its noun's others; what needs no token stands in OPEN and nowhere else.
+The grants' paths are made by rule, because users and groups have the same four verbs on projects, domains and
+the system. What keystone has and this cloud has not answers 404 with a sentence, so that a client's user learns
+more than "not found". HEAD is answered by GET's handler.
+"""
 from __future__ import annotations
 
 from collections.abc import Iterator
