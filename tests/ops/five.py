@@ -68,11 +68,7 @@ def play(scenario: Scenario, *, hook: Callable[[World], Any] | None = None, afte
         except ConnectionError:
             pass
         await asyncio.sleep(0.3)
-        for name in world.machines:
-            if name not in world.agents:
-                world.start_agent(name)
-        if world.controller is None:
-            world.start_controller()
+        keeper = asyncio.get_running_loop().create_task(_restart(world), name="keeper")
         try:
             await world.settle(2000.0)
         except TimeoutError:
@@ -89,10 +85,22 @@ def play(scenario: Scenario, *, hook: Callable[[World], Any] | None = None, afte
         found.extend(world.look(lambda tx: tx.find(Operation, kind=scenario.kind, server_id=server_id, sort=[("started_at", False)])))
         if after is not None:
             after(world, server_id)
+        keeper.cancel()
         world.stop()
 
     SimLoop(7).run(main)
     return found
+
+
+async def _restart(world: World) -> None:
+    """What an init system does: start again what is dead."""
+    while True:
+        for name in world.machines:
+            if name not in world.agents:
+                world.start_agent(name)
+        if world.controller is None:
+            world.start_controller()
+        await asyncio.sleep(0.3)
 
 
 def happy(scenario: Scenario) -> None:
