@@ -161,12 +161,13 @@ STEPS = st.lists(st.one_of(
     st.tuples(st.just("move"), st.integers(0, 40))), max_size=60)
 
 
-@given(STEPS)
+@given(STEPS, st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_rows_and_allocations_never_disagree(steps: list[tuple[str, int]]) -> None:
+def test_rows_and_allocations_never_disagree(steps: list[tuple[str, int]], automatic: bool) -> None:
     """Whatever is asked of a subnet of 29 addresses: every address of a port is allocated to it, once, and nothing else is allocated."""
     cloud = Cloud()
-    network = cloud.network(subnet(1, "10.0.0.0/27"))
+    more = [subnet(2, "fd00:1::/64", ipv6_address_mode="slaac"), subnet(3, "fd00:2::/64")] if automatic else []
+    network = cloud.network(subnet(1, "10.0.0.0/27"), *more)
     held: list[Port] = []
     for verb, number in steps:
         try:
@@ -190,6 +191,8 @@ def test_rows_and_allocations_never_disagree(steps: list[tuple[str, int]]) -> No
             assert problem.status in (400, 409)
     rows = cloud.run(lambda tx: tx.find(IpAllocation))
     assert {(row.port_id, row.ip_address) for row in rows} == {(port.id, fixed.ip_address) for port in held for fixed in port.fixed_ips}
+    if automatic:
+        assert all(sum(fixed.subnet_id == "s2" for fixed in port.fixed_ips) == 1 for port in held)
     assert all(count == 1 for count in Counter(row.ip_address for row in rows).values())
 
 

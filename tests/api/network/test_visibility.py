@@ -160,3 +160,25 @@ def test_agents_are_the_admins_to_see(cloud_client: Any) -> None:
     assert cloud_client.get(f"{V2}/agents/{agents[0]['id']}", as_="demo").status_code == 404
     assert {item["resource"] for item in cloud_client.get(f"{V2}/availability_zones", as_="demo").json()["availability_zones"]} == {
         "network", "router"}
+
+
+def test_a_shared_group_stays_shared_while_others_ports_are_in_it(cloud_client: Any) -> None:
+    group = make(cloud_client, "security-groups", "security_group", name="g")["id"]
+    policy = make(cloud_client, "rbac-policies", "rbac_policy", object_type="security_group", object_id=group, action="access_as_shared",
+                  target_tenant=cloud_client.projects["other"])["id"]
+    net = network(cloud_client, "other")
+    port = make(cloud_client, "ports", "port", "other", network_id=net["id"], security_groups=[group])["id"]
+    assert cloud_client.delete(f"{V2}/rbac-policies/{policy}", as_="demo").status_code == 409
+    assert cloud_client.put(f"{V2}/ports/{port}", {"port": {"security_groups": []}}, as_="other").status_code == 200
+    assert cloud_client.delete(f"{V2}/rbac-policies/{policy}", as_="demo").status_code == 204
+    assert cloud_client.get(f"{V2}/security-groups/{group}", as_="other").status_code == 404
+
+
+def test_unsharing_leaves_out_projects_with_a_policy_of_their_own(cloud_client: Any) -> None:
+    net = network(cloud_client, "admin", shared=True)
+    make(cloud_client, "rbac-policies", "rbac_policy", "admin", object_type="network", object_id=net["id"], action="access_as_shared",
+         target_tenant=cloud_client.projects["demo"])
+    make(cloud_client, "ports", "port", network_id=net["id"])
+    assert cloud_client.put(f"{V2}/networks/{net['id']}", {"network": {"shared": False}}).status_code == 200
+    assert cloud_client.get(f"{V2}/networks/{net['id']}", as_="demo").status_code == 200
+    assert cloud_client.get(f"{V2}/networks/{net['id']}", as_="other").status_code == 404

@@ -34,7 +34,7 @@ from virga.api.network.noun import (
     zone_names,
 )
 from virga.domain.errors import Problem
-from virga.domain.network import AUTO_DELETED, FLOATING, ROUTER_GATEWAY, FloatingIp, Network, RbacPolicy, Segment, Subnet
+from virga.domain.network import AUTO_DELETED, FLOATING, ROUTER_GATEWAY, FloatingIp, Network, RbacPolicy, Segment, Subnet, SubnetPool
 from virga.domain.placement import Host
 from virga.domain.port import Port
 from virga.ops.ports import release_port
@@ -120,10 +120,14 @@ class Networks(Noun[Network]):
 
     def views(self, tx: Tx, who: Who, rows: Sequence[Network]) -> list[View]:
         subnets: dict[str, list[str]] = {}
+        scopes: dict[tuple[str, int], str | None] = {}
         ids = [row.id for row in rows]
         found = tx.find(Subnet, network_id=ids) if len(ids) < 500 else tx.find(Subnet)
         for subnet in sorted(found, key=lambda subnet: subnet.created_at):
             subnets.setdefault(subnet.network_id, []).append(subnet.id)
+            pool = tx.get(SubnetPool, subnet.subnetpool_id) if subnet.subnetpool_id else None
+            if pool is not None:
+                scopes[subnet.network_id, subnet.ip_version] = pool.address_scope_id
         for_me = shared_ids(tx, "network", who.project_id)
         zones = zone_names(tx.find(Host)) if rows else []
         return [{
@@ -131,7 +135,7 @@ class Networks(Noun[Network]):
             "shared": row.shared or row.id in for_me, "router:external": row.external, "is_default": row.is_default,
             "mtu": row.mtu, "port_security_enabled": row.port_security_enabled, "dns_domain": row.dns_domain,
             "availability_zone_hints": row.availability_zone_hints, "availability_zones": row.availability_zone_hints or zones,
-            "ipv4_address_scope": None, "ipv6_address_scope": None,
+            "ipv4_address_scope": scopes.get((row.id, 4)), "ipv6_address_scope": scopes.get((row.id, 6)),
             "provider:network_type": row.network_type, "provider:physical_network": row.physical_network,
             "provider:segmentation_id": row.segmentation_id,
         } for row in rows]
@@ -206,7 +210,7 @@ class Networks(Noun[Network]):
             if attrs["shared"]:
                 add_policy(tx, row.project_id, "network", row.id, SHARED)
             else:
-                refuse_unshare(tx, row)
+                refuse_unshare(tx, row, [policy.target_project for policy in tx.find(RbacPolicy, object_id=row.id, action=SHARED)])
                 drop_policy(tx, row.id, SHARED)
         if "router:external" in attrs and attrs["router:external"] != row.external:
             if attrs["router:external"]:

@@ -131,9 +131,6 @@ class Noun(Generic[R]):
     def owns(self, tx: Tx, who: Who, row: R) -> bool:
         return who.owns(row)
 
-    def before_list(self, tx: Tx, who: Who) -> None:
-        """For what is made on demand (a project's default security group)."""
-
     def touched(self, tx: Tx) -> None:
         tx.hint("hostview")
 
@@ -288,11 +285,7 @@ class Noun(Generic[R]):
         def work(tx: Tx) -> bytes:
             return msgspec.json.encode(self.listing(tx, who, call.query, url))
 
-        return reply(200, await self.reading(call, who, work))
-
-    async def reading(self, call: Call, who: Who, work: Callable[[Tx], Any]) -> Any:
-        """Run a reading closure; nouns that make things on demand do that first."""
-        return await call.cloud.db.read(work)
+        return reply(200, await call.cloud.db.read(work))
 
     async def on_show(self, call: Call) -> Response:
         who = who_of(call)

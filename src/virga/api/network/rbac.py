@@ -12,7 +12,7 @@ from virga.api.network.fields import Field, one_of, project, text
 from virga.api.network.networks import refuse_internal, refuse_unshare
 from virga.api.network.noun import EVERYBODY, EXTERNAL, SHARED, Attrs, Noun, View, Who, forbidden
 from virga.domain.errors import Problem
-from virga.domain.network import SHAREABLE, Network, RbacPolicy
+from virga.domain.network import SHAREABLE, Network, RbacPolicy, SecurityGroup
 from virga.domain.port import Port
 from virga.store.db import Tx
 from virga.store.rows import table_of
@@ -79,6 +79,8 @@ class RbacPolicies(Noun[RbacPolicy]):
 
     def _refuse_used(self, tx: Tx, row: RbacPolicy, also: str | None = None) -> None:
         """Raises Problem 409 while somebody depends on the policy; `also` is a project that will still be let in."""
+        if row.object_type == "security_group":
+            self._refuse_group_used(tx, row)
         if row.object_type != "network":
             return
         network = tx.get(Network, row.object_id)
@@ -97,6 +99,15 @@ class RbacPolicies(Noun[RbacPolicy]):
         except Problem as problem:
             raise Problem(409, f"RBAC policy on object {row.object_id} cannot be removed because other objects depend on it. Details: "
                                f"{problem.message}", "RbacPolicyInUse") from problem
+
+    def _refuse_group_used(self, tx: Tx, row: RbacPolicy) -> None:
+        """A security group stays shared with a project while ports of that project are in it."""
+        group = tx.get(SecurityGroup, row.object_id)
+        own = group.project_id if group is not None else ""
+        ports = tx.find(Port) if row.target_project == EVERYBODY else tx.find(Port, project_id=row.target_project)
+        if any(row.object_id in port.security_groups and port.project_id != own for port in ports):
+            raise Problem(409, f"RBAC policy on object {row.object_id} cannot be removed because other objects depend on it. Details: ports "
+                               "are in the security group", "RbacPolicyInUse")
 
 
 def mirror(tx: Tx, policy: RbacPolicy) -> None:
