@@ -154,8 +154,8 @@ async def draw_one(env: Env, client: Client, outcome: Outcome, folder: Path, wid
 
 def table_of(outcomes: list[Outcome]) -> Table:
     table = Table(title="resize and revert")
-    for name, right in (("server", False), ("round", True), ("resize s", True), ("revert s", True), ("status", False), ("host", False), ("disk", False)):
-        table.add_column(name, justify="right" if right else "left")
+    for name in ("server", "round", "resize s", "revert s", "status", "host", "disk"):
+        table.add_column(name, justify="right" if name in ("round", "resize s", "revert s") else "left")
     for outcome in outcomes:
         style = "" if outcome.good else "red"
         table.add_row(outcome.server, str(outcome.round), seconds(outcome.resize_s), seconds(outcome.revert_s), outcome.status, outcome.host,
@@ -192,7 +192,8 @@ class Demo:
         began = self.env.monotonic()
         await child.ready(START_TIMEOUT_S[self.hypervisor])
         login = find_login(str(child.state))
-        self._line(f"a fresh cloud is up at {login.auth_url.removesuffix('/identity/v3')} after {self.env.monotonic() - began:.2f} s; its state is in {child.state}")
+        where = login.auth_url.removesuffix("/identity/v3")
+        self._line(f"a fresh cloud is up at {where} after {self.env.monotonic() - began:.2f} s; its state is in {child.state}")
         display = Display(self.console, self.env, self.servers)
         try:
             async with Client(login) as client:
@@ -229,16 +230,17 @@ def tell(console: Console, demo: Demo, result: Result) -> None:
         if outcome.why:
             console.print(f"{outcome.server} in round {outcome.round}: {outcome.why}", highlight=False, markup=False, soft_wrap=True)
     if result.drawing:
-        console.print(f"one revert, drawn from what happened: {result.drawing} (and .txt, .mmd beside it)", highlight=False, markup=False, soft_wrap=True)
+        text = f"one revert, drawn from what happened: {result.drawing} (and .txt, .mmd beside it)"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @click.command(name="demo")
 @click.option("--servers", type=click.IntRange(1, 100), default=5, show_default=True, help="Servers to move.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True, help="Times all are resized and reverted.")
 @click.option("--hosts", type=click.IntRange(2, 100), default=2, show_default=True, help="Hosts of the cloud.")
-@click.option("--hypervisor", type=click.Choice(["fake", "libvirt"]), default="fake", show_default=True, help="Emulated hosts, or real guests (root).")
+@click.option("--hypervisor", type=click.Choice(["fake", "libvirt"]), default="fake", show_default=True, help="Emulated, or real (root).")
 @click.option("--virt-type", type=click.Choice(["kvm", "qemu"]), default=None, help="For libvirt: kvm or qemu (slow, works anywhere).")
-@click.option("--config", "config_file", type=click.Path(dir_okay=False, exists=True), default=None, help="TOML file for the cloud, as `virga up` reads it.")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False, exists=True), default=None, help="TOML file for the cloud.")
 @click.option("--state", type=click.Path(file_okay=False), default=None, help="Folder for the cloud's state (default: a temporary one).")
 @click.option("--output", type=click.Path(file_okay=False), default=None, help=f"Folder for the drawings (default ./{DRAWINGS}).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; everything else on stderr.")

@@ -142,9 +142,10 @@ def host_lines(host: dict[str, Any], server: dict[str, Any], op: dict[str, Any] 
         lines.append("    guest: never heard of")
     else:
         wanted = op["epoch"] if op is not None else server["epoch"]
-        stale = "" if guest["epoch"] >= wanted else f", said before the operation's epoch {wanted}: does not count yet"
+        stale = "" if guest["epoch"] >= wanted else f", older than the operation's {wanted}: does not count yet"
+        told = GUESTS.get(guest["state"], guest["state"])
         disk = "disk here" if guest["disk"] else "no disk here"
-        lines.append(f"    guest: {GUESTS.get(guest['state'], guest['state'])}; {disk}  (epoch {guest['epoch']}{stale}; said {ago(now, guest['at'])})")
+        lines.append(f"    guest: {told}; {disk}  (epoch {guest['epoch']}{stale}; said {ago(now, guest['at'])})")
     for port in host["ports"]:
         lines.append("    " + port_line(port, now))
     return lines
@@ -157,7 +158,8 @@ def port_line(port: dict[str, Any], now: float) -> str:
         seen = "the host has said nothing"
     else:
         word = "wired" if wiring["wired"] else "not wired"
-        seen = f"the host says {word} at generation {wiring['generation']} ({ago(now, wiring['at'])})" + (f": {wiring['detail']}" if wiring["detail"] else "")
+        why = f": {wiring['detail']}" if wiring["detail"] else ""
+        seen = f"the host says {word} at generation {wiring['generation']} ({ago(now, wiring['at'])}){why}"
     differs = binding and (wiring is None or not wiring["wired"] or wiring["generation"] != binding["generation"])
     return f"port {port['id'][:8]}: {wanted}; {seen}" + ("  <- differs" if differs else "")
 

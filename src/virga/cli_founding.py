@@ -94,7 +94,7 @@ class Founding:
             made = (await self.client.post("compute", "/servers", {"server": body}, version="2.37"))["server"]
             server = await self._until(made["id"], "ACTIVE", "ERROR")
             if server["status"] != "ACTIVE":
-                raise ClientError(f"{server['name']} did not become ACTIVE: {fault_of(server)}")
+                raise ClientError(f"{server['name']} did not become ACTIVE: {await self._fault(server)}")
             self._through("create")
             return server
 
@@ -145,38 +145,44 @@ class Founding:
         outcome.host = server["OS-EXT-SRV-ATTR:host"]
         began = self.env.monotonic()
         await self.client.post("compute", f"/servers/{outcome.server_id}/action", {"resize": {"flavorRef": self.flavors[LARGE]}})
-        server = await self._until(outcome.server_id, "VERIFY_RESIZE", "ERROR", fails=True)
+        server = await self._until(outcome.server_id, "VERIFY_RESIZE", any_end=True)
         took_s = self.env.monotonic() - began
         outcome.status, outcome.other_host = server["status"], server["OS-EXT-SRV-ATTR:host"]
         if server["status"] != "VERIFY_RESIZE":
-            outcome.why = f"the resize ended as {server['status']}: {fault_of(server)}"
+            outcome.why = f"the resize ended as {server['status']}: {await self._fault(server)}"
         return took_s
 
     async def _revert(self, outcome: Outcome) -> None:
         outcome.reverted = True
         began = self.env.monotonic()
         await self.client.post("compute", f"/servers/{outcome.server_id}/action", {"revertResize": None})
-        server = await self._until(outcome.server_id, "ACTIVE", "ERROR", "VERIFY_RESIZE", fails=True)
+        server = await self._until(outcome.server_id, "ACTIVE", any_end=True)
         outcome.revert_s = self.env.monotonic() - began
         outcome.status = server["status"]
         here = server["OS-EXT-SRV-ATTR:host"]
         if server["status"] != "ACTIVE":
-            outcome.why = f"the revert ended as {server['status']}: {fault_of(server)}"
+            outcome.why = f"the revert ended as {server['status']}: {await self._fault(server)}"
         elif here != outcome.host:
             outcome.why = f"it is ACTIVE on {here} instead of {outcome.host}"
 
-    async def _until(self, server_id: str, *wanted: str, fails: bool = False) -> dict[str, Any]:
-        """Poll until the server has no task and one of the statuses; with `fails`, also when a task ended without it."""
+    async def _until(self, server_id: str, *wanted: str, any_end: bool = False) -> dict[str, Any]:
+        """Poll until the server has no task and one of the statuses; with `any_end`, when its task has ended, however it did."""
         end = self.env.monotonic() + self.timeout_s
         while True:
             server: dict[str, Any] = (await self.client.get("compute", f"/servers/{server_id}"))["server"]
             idle = server["OS-EXT-STS:task_state"] is None
-            if idle and (server["status"] in wanted or (fails and server.get("fault"))):
+            if idle and (any_end or server["status"] in wanted):
                 return server
             if self.env.monotonic() > end:
                 raise ClientError(f"{server['name']} is {server['status']} after {self.timeout_s:.0f} s instead of {wanted[0]}; "
                                   f"`virga explain {server['name']}` says what it waits for")
             await self.env.sleep(self.poll_s)
+
+    async def _fault(self, server: dict[str, Any]) -> str:
+        """Why: the compute API shows a fault only of servers in ERROR, an undone operation keeps its own error."""
+        told = (await self.client.get("virga", f"/servers/{server['id']}/explain"))["explanation"]
+        fault = told["server"]["fault"] or {}
+        return str((told["operation"] or {}).get("error") or fault.get("message") or "no reason is recorded")
 
     # disks ----------------------------------------------------------------------------------------------------------
     async def _disks(self, server_id: str) -> dict[str, dict[str, Any]]:
@@ -199,7 +205,3 @@ class Founding:
         elif old is not None and "data" in old:
             outcome.disk = "kept" if old["data"] == new.get("data") else "lost"
 
-
-def fault_of(server: dict[str, Any]) -> str:
-    """The server's own account of what went wrong."""
-    return str((server.get("fault") or {}).get("message") or "it has no fault message")

@@ -101,7 +101,7 @@ async def inspect(path: Path, image_format: str, image_id: str) -> int:
 
 
 class QcowDisks:
-    """agent.hypervisor.Disks with qemu-img. `in_use(server_id)` tells whether a guest has the disk open."""
+    """agent.hypervisor.Disks with qemu-img."""
 
     def __init__(self, env: Env, folder: Path, images: ImageStore, peer: Peer | None = None) -> None:
         self.env, self.places, self.images, self.peer = env, Places(folder), images, peer
@@ -175,26 +175,25 @@ class QcowDisks:
             fresh.unlink(missing_ok=True)
 
     async def _base(self, image: ImageRef) -> tuple[Path, str, int]:
-        """The image in the cache: its file, its qemu format, its virtual size. Fetched and checked if it is not there."""
+        """The image in the cache as a raw file: path, qemu format, virtual size. Fetched, checked and unpacked if it is not there.
+
+        Raw, because a guest's firmware reads a few sectors at a time and a compressed image would be unpacked again for each of them.
+        """
         if image.disk_format not in FORMATS:
             raise DriverError(f"image {image.id} has the disk format {image.disk_format}; this host runs {', '.join(FORMATS)}", "bad-image")
-        kind = QEMU_NAMES.get(image.disk_format, image.disk_format)
-        name = f"{image.sha512[:40] or image.id}.{kind}"
+        name = f"{image.sha512[:40] or image.id}.{image.disk_format}.raw"
         path = self.places.base(name)
         async with self._bases.setdefault(name, asyncio.Lock()):
             if path.exists():
                 os.utime(path)
-                info = json.loads(await run(["qemu-img", "info", "-U", "-f", kind, "--output=json", str(path)], code="disk"))
-                return path, kind, int(info["virtual-size"])
+                return path, "raw", path.stat().st_size
             need_room(self.places.images, image.size_bytes, f"image {image.id}")
             partial = path.with_name(name + ".part")
             try:
-                await self.images.download(image, partial)
-                if image.sha512:
-                    found = await asyncio.to_thread(digest, partial)
-                    if found != image.sha512:
-                        raise DriverError(f"image {image.id} does not have the checksum on record (sha512 {found[:16]}…, not {image.sha512[:16]}…)", "checksum")
+                await self._download(image, partial)
                 virtual = await inspect(partial, image.disk_format, image.id)
+                if image.disk_format not in ("raw", "iso", "ami"):
+                    partial = await self._unpack(image, partial)
             except DriverError:
                 partial.unlink(missing_ok=True)
                 raise
@@ -203,7 +202,27 @@ class QcowDisks:
                 raise _disk_problem(error, f"fetching image {image.id}") from error
             partial.chmod(0o444)
             partial.rename(path)
-            return path, kind, virtual
+            return path, "raw", virtual
+
+    async def _download(self, image: ImageRef, partial: Path) -> None:
+        await self.images.download(image, partial)
+        if image.sha512:
+            found = await asyncio.to_thread(digest, partial)
+            if found != image.sha512:
+                raise DriverError(f"image {image.id} does not have the checksum on record (sha512 {found[:16]}…, not {image.sha512[:16]}…)", "checksum")
+
+    async def _unpack(self, image: ImageRef, packed: Path) -> Path:
+        """A sparse raw file of the same content; the packed one goes either way."""
+        raw = packed.with_suffix(".unpacked")
+        kind = QEMU_NAMES.get(image.disk_format, image.disk_format)
+        try:
+            await run(["qemu-img", "convert", "-q", "-f", kind, "-O", "raw", str(packed), str(raw)], deadline_s=3600.0, code="disk")
+        except DriverError:
+            raw.unlink(missing_ok=True)
+            raise
+        finally:
+            packed.unlink(missing_ok=True)
+        return raw
 
     async def grow(self, server_id: str, size_gb: int) -> None:
         """To at least `size_gb`; a disk is never made smaller."""
@@ -287,16 +306,17 @@ class QcowDisks:
         """The disk without its base, in the format its image had (qcow2 when it had none), into the store."""
         disk = self.places.disk(server_id)
         base = self.base_of(server_id)
-        kind = base.rpartition(".")[2] if base else "qcow2"
+        was = base.split(".")[-2] if base else "qcow2"
+        kind = QEMU_NAMES.get(was, was)
         path = disk.with_name(f"snapshot.{image_id}")
         need_room(disk.parent, disk.stat().st_blocks * 512, f"the snapshot of server {server_id}")
         try:
-            # -U: a paused or running guest has the disk open; what the guest has not flushed is not in the image, as after a power cut.
+            # -U: a paused or running guest has the disk open; what it has not flushed is not in the image, as after a power cut.
             await run(["qemu-img", "convert", "-q", "-U", "-f", "qcow2", "-O", kind, *(["-c"] if kind == "qcow2" else []), str(disk), str(path)],
                       deadline_s=3600.0, code="disk")
             sha, md5 = await asyncio.gather(asyncio.to_thread(digest, path), asyncio.to_thread(digest, path, "md5"))
             blob = await self.images.upload(image_id, path)
-            return ImageRef(blob, path.stat().st_size, kind, sha, {"md5": md5})
+            return ImageRef(blob, path.stat().st_size, was, sha, {"md5": md5})
         except OSError as error:
             raise _disk_problem(error, f"snapshot of server {server_id}") from error
         finally:

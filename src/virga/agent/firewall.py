@@ -227,21 +227,21 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
     drop
   }
   chain guard_arp {
-    arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs iifname . ether saddr @macs return
-    iifname . arp saddr ether . arp saddr ip @sources4 iifname . ether saddr @macs return
+    arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs iifname . ether saddr @macs accept
+    iifname . arp saddr ether . arp saddr ip @sources4 iifname . ether saddr @macs accept
     drop
   }
   chain guard4 {
     udp sport 67 udp dport 68 drop
-    ip saddr 0.0.0.0 udp sport 68 udp dport 67 iifname . ether saddr @macs return
-    iifname . ether saddr . ip saddr @sources4 return
+    ip saddr 0.0.0.0 udp sport 68 udp dport 67 iifname . ether saddr @macs accept
+    iifname . ether saddr . ip saddr @sources4 accept
     drop
   }
   chain guard6 {
     icmpv6 type { nd-router-advert, nd-redirect } drop
     udp sport 547 udp dport 546 drop
-    ip6 saddr :: iifname . ether saddr @macs """ + ND_OUT + """ return
-    iifname . ether saddr . ip6 saddr @sources6 return
+    ip6 saddr :: iifname . ether saddr @macs """ + ND_OUT + """ accept
+    iifname . ether saddr . ip6 saddr @sources6 accept
     drop
   }
   chain forward {

@@ -70,7 +70,7 @@ def domain_xml(spec: GuestSpec, place: GuestPlace, machine: Machine, held: bool 
     _child(root, "on_crash", "destroy")
     devices = _child(root, "devices")
     disk = _child(devices, "disk", type="file", device="disk")
-    _child(disk, "driver", name="qemu", type="qcow2", cache="none", discard="unmap")
+    _child(disk, "driver", name="qemu", type="qcow2", cache="writeback", discard="unmap")
     _child(disk, "source", file=place.disk)
     _child(disk, "target", dev="vda", bus="virtio")
     _child(disk, "serial", spec.server_id[:20])

@@ -282,7 +282,7 @@ class Agent:
         guests, disks, wired = await self.hypervisor.guests(), await self.disks.list(), await self.wiring.wired()
         facts: list[GuestFact] = []
         wirings: list[WiringFact] = []
-        for server_id in set(guests) | set(disks):
+        for server_id in sorted(set(guests) | set(disks)):
             self._records.setdefault(server_id, GuestRecord(server_id))
         for record in self._records.values():
             if self._busy(record.server_id) is not None:

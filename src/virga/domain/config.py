@@ -33,6 +33,7 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copy_timeout: float = 3600.0
     fence_timeout: float = 86400.0
     resize_confirm_window: float = 0.0
+    shelved_offload_time: float = 0.0  # a shelved server leaves its host after so long; -1: only when asked
 
 
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

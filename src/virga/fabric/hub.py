@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 from virga.domain.config import Config
@@ -88,7 +89,7 @@ class Hub:
         for session in list(self._all):
             session.link.close()
 
-    def _heard(self, hints: set[str]) -> None:
+    def _heard(self, hints: Collection[str]) -> None:
         for hint in hints:
             room, _, name = hint.partition(":")
             if room == "outbox":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -371,7 +371,7 @@ class Engine:
         self.looks = 0
         db.on_commit(self._heard)
 
-    def _heard(self, hints: set[str]) -> None:
+    def _heard(self, hints: Collection[str]) -> None:
         for hint in hints:
             room, _, name = hint.partition(":")
             if room == "op":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Collection
 
 from virga.domain.ask import Ask
 from virga.domain.config import Config
@@ -39,7 +40,7 @@ class Reconciler:
         self._wake = asyncio.Event()
         db.on_commit(self._heard)
 
-    def _heard(self, hints: set[str]) -> None:
+    def _heard(self, hints: Collection[str]) -> None:
         for hint in hints:
             if hint.startswith(("server:", "changed:")):
                 self._servers.add(hint.partition(":")[2])

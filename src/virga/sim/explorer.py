@@ -25,7 +25,7 @@ from virga.sim.invariants import Broken, check_calm, check_rows
 from virga.sim.loop import SimLoop
 from virga.sim.world import BIG, SMALL, Snapshot, World, make_network
 
-CALM_LIMIT_S = 5000.0
+CALM_LIMIT_S = 1500.0
 STEPS_MAX = 2_000_000
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import msgspec
@@ -118,7 +118,7 @@ class World:
         env.spawn(self.engine.run(), "engine")
         env.spawn(Reconciler(env, self.db, self.trace, self.config).run(), "reconciler")
 
-    def _heard(self, hints: set[str]) -> None:
+    def _heard(self, hints: Collection[str]) -> None:
         if any(hint.startswith("ended:") for hint in hints):
             self.ended.set()
 

@@ -15,7 +15,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -52,7 +52,7 @@ class Tx:
         self._env = env
         self.now = now
         self._seen: dict[tuple[Any, ...], Any] = {}  # rows read by key in this transaction, until they are written
-        self.hints: set[str] = set()
+        self.hints: dict[str, None] = {}  # a dict for its order: replay must not depend on string hashes
         self.events: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.about: dict[str, Any] = {}  # what every event says from here on (its operation, its cause), unless it says otherwise
 
@@ -64,7 +64,7 @@ class Tx:
 
     def hint(self, *names: str) -> None:
         """Wake whoever looks at these rows after the commit, e.g. 'op:<id>', 'server:<id>', 'outbox:<host>'. Carries no data."""
-        self.hints.update(names)
+        self.hints.update(dict.fromkeys(names))
 
     def emit(self, kind: str, src: str, dst: str, text: str, **about: Any) -> None:
         """Record a trace event if and when this transaction commits."""
@@ -169,7 +169,7 @@ class Tx:
 
 
 Closure = Callable[[Tx], T]
-Listener = Callable[[set[str]], None]
+Listener = Callable[[Collection[str]], None]
 
 
 class Db(Protocol):

@@ -258,6 +258,7 @@ async def nothing_to_do(call: Call, value: Any) -> Response:
 
 
 CONSOLE = "Unavailable console type {}: this cloud offers no graphical or serial consoles; see os-getConsoleOutput."
+RESCUE = "Rescue is not offered by this cloud: rebuild the server, or boot another one from a snapshot of it."
 FLOATING = "Floating IPs are handled by the network API: set port_id of the floating IP there."
 
 ACTIONS: dict[str, Action] = {
@@ -290,6 +291,8 @@ ACTIONS: dict[str, Action] = {
     "os-getSerialConsole": Action(
         refused(CONSOLE.format("serial")), "os_compute_api:os-remote-consoles", until=(2, 5)
     ),
+    "rescue": Action(refused(RESCUE), "os_compute_api:os-rescue"),
+    "unrescue": Action(refused(RESCUE), "os_compute_api:os-unrescue"),
     "addFloatingIp": Action(refused(FLOATING), "os_compute_api:os-floating-ips:add", until=(2, 43)),
     "removeFloatingIp": Action(refused(FLOATING), "os_compute_api:os-floating-ips:remove", until=(2, 43)),
     "trigger_crash_dump": Action(

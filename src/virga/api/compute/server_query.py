@@ -192,7 +192,7 @@ def _limit(call: Call) -> int:
     if not values:
         return LIMIT_MAX
     limit: int = integer(0)(values[-1], "limit")
-    return min(limit or LIMIT_MAX, LIMIT_MAX)
+    return min(limit, LIMIT_MAX)
 
 
 def _sort(call: Call) -> list[tuple[str, bool]]:

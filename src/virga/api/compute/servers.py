@@ -34,7 +34,7 @@ def own_server(tx: Tx, call: Call, server_id: str | None = None) -> Server:
 
 def page(tx: Tx, call: Call, query: ListQuery) -> tuple[list[Raw], bool]:
     """The raw rows of one page and whether more follow."""
-    if query.nothing:
+    if query.nothing or query.limit == 0:
         return [], False
     after: Server | None = None
     if query.marker is not None:

@@ -11,13 +11,14 @@ from typing import Any
 
 from virga.domain.config import Config
 from virga.domain.operation import OPEN, PENDING, RUNNING, Command, Guest, Migration, Operation, Step
-from virga.domain.placement import Host, UP
+from virga.domain.placement import UP, Host
 from virga.domain.port import Binding, Port, Wiring
 from virga.domain.server import Server
-from virga.ops.engine import PROCEDURES, PATIENCE_S, Run, Verdict
+from virga.ops.engine import PATIENCE_S, PROCEDURES, Run, Verdict
 from virga.store.db import Tx
 
 COMMANDS_MAX = 200
+STEP_FIELDS = ("name", "state", "begun_at", "ended_at", "undo_begun_at", "undone_at", "ended_by", "error")
 
 
 def operation_body(op: Operation) -> dict[str, Any]:
@@ -101,7 +102,8 @@ def _deadline(tx: Tx, config: Config, op: Operation, verdict: Verdict) -> str:
     left_s = (op.deadline_at or tx.now) - tx.now
     if verdict.patient:
         last_s = begun_at + config.compute.fence_timeout - tx.now
-        return f"this wait is patient (giving up could mean two running copies): it is looked at again every {PATIENCE_S:.0f} s, for {last_s / 3600:.1f} h more"
+        return (f"this wait is patient (giving up could mean two running copies): it is looked at again every {PATIENCE_S:.0f} s, "
+                f"for {last_s / 3600:.1f} h more")
     if op.state != RUNNING:
         return f"in {left_s:.0f} s the way back is given up too, and the server goes to ERROR with a fault that says why; no disk is deleted"
     done = [step.name for step in reversed(PROCEDURES[op.kind].steps[:op.position + 1]) if not isinstance(step.undo, str)]
@@ -131,11 +133,10 @@ def _steps(tx: Tx, op: Operation) -> list[dict[str, Any]]:
     for position in range(max(len(table), max(log, default=-1) + 1)):
         step = log.get(position)
         name = step.name if step else table[position].name
-        steps.append({
-            "name": name, "state": step.state if step else None, "begun_at": step.begun_at if step else None, "ended_at": step.ended_at if step else None,
-            "ended_by": (step.ended_by or None) if step else None, "error": (step.error or None) if step else None,
-            "undo_begun_at": step.undo_begun_at if step else None, "undone_at": step.undone_at if step else None,
-        })
+        if step is None:
+            steps.append(dict.fromkeys(STEP_FIELDS) | {"name": name})
+        else:
+            steps.append({field: getattr(step, field) for field in STEP_FIELDS} | {"ended_by": step.ended_by or None, "error": step.error or None})
     return steps
 
 
@@ -147,8 +148,9 @@ def _hosts(tx: Tx, server: Server, moves: list[Migration], commands: list[Comman
     guests = {guest.host: guest for guest in tx.find(Guest, server_id=server.id)}
     names = [server.host or "", *(name for move in moves for name in (move.source, move.dest)), *(row.host for row in bindings),
              *(row.host for row in wirings), *(command.host for command in commands), *(name for name, guest in guests.items() if guest.disk)]
-    return [_host(tx, name, guests.get(name), [row for row in bindings if row.host == name], {row.port_id: row for row in wirings if row.host == name})
-            for name in dict.fromkeys(name for name in names if name)]
+    return [
+        _host(tx, name, guests.get(name), [row for row in bindings if row.host == name], {row.port_id: row for row in wirings if row.host == name})
+        for name in dict.fromkeys(names) if name]
 
 
 def _host(tx: Tx, name: str, guest: Guest | None, bindings: list[Binding], wirings: dict[str, Wiring]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def own_server(tx: Tx, call: Call) -> Server:
 def limit_of(call: Call, most: int) -> int:
     """`?limit=`. Raises Problem 400."""
     text = call.arg("limit") or str(most)
-    if not text.isdigit() or not 1 <= int(text):
+    if not text.isdigit() or not int(text) >= 1:
         raise Problem(400, f"Invalid input for query parameter limit: {text!r} is not a whole number above 0.")
     return min(int(text), most)
 
