@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
-from virga.api.image import data, images, imports, members, schemas
+from virga.api.image import data, images, imports, members, metadefs, schemas
 from virga.domain.errors import Problem
 
 VERSION_LATEST = 12  # 2.12: tasks of an image; what came later (cache, quota, locations API) is not offered
@@ -34,10 +34,6 @@ async def choose_version(call: Call) -> Response:
 
 async def list_versions(call: Call) -> Response:
     return reply(200, _versions(call))
-
-
-async def no_metadefs(call: Call) -> Response:
-    raise Problem(404, "This cloud keeps no metadata definitions; free-form image properties need none.")
 
 
 ROUTES = [
@@ -68,8 +64,8 @@ ROUTES = [
     ("POST", "/v2/tasks", imports.create_task),
     ("GET", "/v2/tasks/{task_id}", imports.show_task),
     ("GET", "/v2/schemas/{name}", schemas.show_schema),
-    *((method, f"/v2/metadefs/{path}", no_metadefs)
-      for path in ("namespaces", "namespaces/{name}", "resource_types") for method in ("GET", "POST", "PUT", "DELETE")),
+    ("GET", "/v2/schemas/metadefs/{name}", schemas.show_metadef_schema),
+    *metadefs.ROUTES,
 ]
 
 

@@ -18,3 +18,11 @@ CREATE TABLE image_tasks (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, user_id TEXT NOT NULL, request_id TEXT NOT NULL,
   image_id TEXT, input TEXT NOT NULL, result TEXT, message TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL, expires_at REAL);
 CREATE INDEX image_tasks_by_image ON image_tasks (image_id);
+
+-- Metadata definitions: domain/metadef.py.
+CREATE TABLE metadef_namespaces (
+  namespace TEXT PRIMARY KEY, owner TEXT NOT NULL, visibility TEXT NOT NULL, display_name TEXT, description TEXT, protected INTEGER NOT NULL,
+  created_at REAL NOT NULL, updated_at REAL NOT NULL);
+CREATE TABLE metadef_parts (
+  namespace TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL,
+  PRIMARY KEY (namespace, kind, name));
