@@ -8,8 +8,10 @@ from typing import Any
 from virga.api import identity
 from virga.api.cloud import Cloud
 from virga.api.identity.tokens import Proof, issue
+from virga.domain import identity as domain
 from virga.domain.config import Config
 from virga.domain.identity import Assignment, Endpoint, Target, Token, User
+from virga.domain.row import Row
 from virga.runtime.env import real_env
 from virga.runtime.trace import Trace
 from virga.store.blobs import MemoryBlobs
@@ -73,3 +75,13 @@ def test_hashes_are_salted_and_cost_what_the_configuration_says() -> None:
     one, two = asyncio.run(story())
     assert one != two
     assert "$m=8,t=1,p=1$" in one
+
+
+def test_every_row_has_its_table_with_the_same_columns(who: Any) -> None:
+    rows = [item for item in vars(domain).values()
+            if isinstance(item, type) and issubclass(item, Row) and item.__module__ == domain.__name__]
+    assert len(rows) > 15
+    for row in rows:
+        found = who.client.run(who.client.db.read(
+            lambda tx, name=row.__table__: {column[1] for column in tx.sql(f'PRAGMA table_info("{name}")')}))
+        assert found == set(row.__struct_fields__), row.__table__
