@@ -1,7 +1,7 @@
 """A real `virga up` that a test may kill -9 and start again on the same state folder, and what must hold afterwards.
 
-What may be believed after a crash is read from outside: the public API, and the journals of the emulated machines (which are the "hardware": they tell
-what really runs and what the disks really hold, whatever the cloud says).
+What may be believed after a crash is read from outside: the public API, and the journals of the emulated machines, which are the "hardware": they
+tell what really runs and what the disks really hold, whatever the cloud says.
 """
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-
 from tests.live.cloud import LiveCloud
 
 SLOW_DRIVERS = "[fake]\ndelay_s = {launch = 0.3, stop = 0.3, resume = 0.2, wire = 0.1}\n"

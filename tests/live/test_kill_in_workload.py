@@ -1,7 +1,7 @@
 """kill -9 at random moments of a mixed workload: afterwards every operation has finished or is undone, and rows, hosts and claims agree.
 
-Several users work at once (create, stop, start, reboot, rebuild, resize, confirm, revert, migrate, delete), each on servers of its own; when the cloud
-dies under them they try the next thing when it is back, as people do. The moments are seeded, so a failing run can be repeated in kind.
+Several users work at once (create, stop, start, reboot, rebuild, resize, confirm, revert, migrate, delete), each on servers of its own; when the
+cloud dies under them they try the next thing when it is back, as people do. The moments are seeded, so a failing run can be repeated in kind.
 """
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.live.cloud import ClientError, LiveCloud
 
 DRIVERS = "[fake]\ndelay_s = {launch = 0.05, stop = 0.04, wire = 0.02, fetch = 0.05, create_disk = 0.03}\n"
