@@ -241,7 +241,7 @@ def test_what_actions_answer(bench: Bench, version: str) -> None:
         ("create_backup", {"createBackup": {"name": "b", "backup_type": "daily", "rotation": 1}}, "ACTIVE"),
         ("reset_state", {"os-resetState": {"state": "active"}}, "ACTIVE"),
         ("inject_network_info", {"injectNetworkInfo": None}, "ACTIVE"),
-        ("shelve_server", {"shelve": None}, "SHELVED"),
+        ("shelve_server", {"shelve": None}, "SHELVED_OFFLOADED"),
         ("unshelve_server", {"unshelve": None}, "ACTIVE"),
     ):
         act(bench, server_id, method, action, status, version)

@@ -16,6 +16,7 @@ from collections.abc import Collection
 
 from virga.domain.ask import Ask
 from virga.domain.config import Config
+from virga.domain.errors import Problem
 from virga.domain.operation import ABSENT, CRASHED, Command, Guest, Migration, OPEN, Operation, PAUSE, PENDING, RUN, STOP, SUSPEND, Step
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
@@ -87,13 +88,16 @@ class Reconciler:
             return
 
         def waiting(tx: Tx) -> list[Server]:
-            named = {} if servers is None else {"id": sorted(servers)}
-            found = tx.find(Server, vm_state=SHELVED, deleted_at=None, operation_id=None, task_state=None, **named)
-            return [server for server in found if tx.now - (server.updated_at or 0.0) >= after_s]
+            found = tx.find(Server, vm_state=SHELVED, deleted_at=None, operation_id=None, task_state=None)
+            old = [server for server in found if tx.now - (server.updated_at or 0.0) >= after_s]
+            return old if servers is None else [server for server in old if server.id in servers]
 
         def closure(tx: Tx) -> None:
             for server in waiting(tx):
-                front.shelve_offload(tx, Ask(self.config, server.project_id, server.user_id, "req-" + tx.new_id(), True), server)
+                try:
+                    front.shelve_offload(tx, Ask(self.config, server.project_id, server.user_id, "req-" + tx.new_id(), True), server)
+                except Problem as problem:  # its snapshot is gone: it stays where its disk is
+                    tx.emit("fault", "reconciler", "", f"not offloaded: {problem.message}", server=server.id)
 
         if await self.db.read(waiting):
             await self.db.run(closure)

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from api.compute.servers_house import House, refused
 
+from api.compute.servers_house import House, refused
 from virga.domain.server import DELETED, ERROR, PAUSED, RESIZED, STOPPED, Fault, FlavorSpec
 
 
@@ -178,7 +178,7 @@ def test_paging_walks_through_everything_once(house: House) -> None:
     assert sorted(seen) == [f"s{number}" for number in range(7)]
     assert seen[0] == "s6"
     assert names(house.call("GET", "/servers?sort_key=display_name&sort_dir=asc&limit=2")) == ["s0", "s1"]
-    assert len(names(house.call("GET", "/servers?limit=0"))) == 7
+    assert names(house.call("GET", "/servers?limit=0")) == []
     assert "servers_links" not in house.call("GET", "/servers?limit=7").json()
 
 
