@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ class Driver:
         self.lab, self.host = lab, host
         self.setup = Setup(
             host.folder,
-            WiringOptions(host.folder + "/net", host.address, {"public": host.public}, host.prefix, view_wait_s=5.0),
+            WiringOptions(host.folder + "/net", host.runtime, host.address, {"public": host.public}, host.prefix, view_wait_s=5.0),
             LibvirtOptions(host.folder, host.libvirt_uri, "qemu+tcp://{address}/system", False,
                            str(lab.folder / "{host}"), Machine("qemu")),
             str(images), host.address)
@@ -127,8 +128,8 @@ def guest_image() -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab")
+def lab() -> Iterator[Lab]:
+    folder = Path(tempfile.mkdtemp(prefix="virga-lab-"))
     lab = Lab(folder, 2, "pt", 91, public_gateway="172.24.94.1/24")
     start = time.monotonic()
     lab.up()

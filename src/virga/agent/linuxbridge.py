@@ -39,9 +39,14 @@ DEVICE_NAME_MAX = 15
 
 
 class WiringOptions(msgspec.Struct, frozen=True):
-    """What the driver is told once. `local_ip` is this host's tunnel address; `namespace_prefix` is '' on a real machine."""
+    """What the driver is told once. `local_ip` is this host's tunnel address; `namespace_prefix` is '' on a real machine.
+
+    `folder` keeps the newest view and may be private; `runtime_folder` holds what dnsmasq reads after it has given up root, so others must be able to
+    look into it.
+    """
 
     folder: str
+    runtime_folder: str = "/run/virga"
     local_ip: str = ""
     physical_interface_mappings: dict[str, str] = {}
     namespace_prefix: str = ""
@@ -86,8 +91,8 @@ class LinuxBridgeWiring:
         self.folder = Path(options.folder)
         self.view = HostView("")
         self.firewall = Firewall()
-        self.services = Services(env, self.folder / "dhcp", options.namespace_prefix, lambda: self.view)
-        self.routers = Routers(self.folder / "routers", options.namespace_prefix)
+        self.services = Services(env, Path(options.runtime_folder) / "dhcp", options.namespace_prefix, lambda: self.view)
+        self.routers = Routers(Path(options.runtime_folder) / "routers", options.namespace_prefix)
         self._watch = netlink.Watch(self._link_changed, self._events_lost)
         self._changed: Callable[[str], None] = lambda port_id: None
         self._served: str | None = None  # version of the view that is fully in effect

@@ -71,6 +71,7 @@ class LabHost(msgspec.Struct, frozen=True):
     folder: str
     libvirt_uri: str
     prefix: str
+    runtime: str
 
 
 def check(libvirt: bool = True) -> None:
@@ -160,7 +161,7 @@ class Lab:
         name = f"host-{number}"
         runtime = f"/run/vg{self.tag}/{name}"
         uri = f"qemu+unix:///system?socket={runtime}/libvirt-sock" if self.libvirt else ""
-        return LabHost(name, f"vg{self.tag}-{name}", f"10.98.{self.net}.{number}", "eth1", str(self.folder / name), uri, f"vg{self.tag}-{name}-")
+        return LabHost(name, f"vg{self.tag}-{name}", f"10.98.{self.net}.{number}", "eth1", str(self.folder / name), uri, f"vg{self.tag}-{name}-", f"{runtime}/net")
 
     def up(self) -> None:
         """Raises CannotEmulate. Leaves nothing behind when it fails."""
