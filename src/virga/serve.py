@@ -25,12 +25,20 @@ from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Nei
 from virga.agent.hypervisor import DriverError, ImageRef
 from virga.agent.journal import Journal
 from virga.agent.session import Agent
+from virga.api import placement
 from virga.api.cloud import Cloud
+from virga.api.compute import service as compute
 from virga.api.http import FrontDoor, Service
 from virga.api.identity import authenticate
+from virga.api.identity import service as identity
 from virga.api.identity.bootstrap import Founders, bootstrap
 from virga.api.identity.secret import hash_secret
+from virga.api.image import service as image
 from virga.api.image.bootstrap import bootstrap_image, recover_images
+from virga.api.network import service as network
+from virga.api.network.bootstrap import bootstrap_network
+from virga.api.virga import service as own
+from virga.doorway import Doorway
 from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.image import Image
@@ -43,7 +51,7 @@ from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, environment, real_env
 from virga.runtime.trace import Event, Trace
 from virga.store.blobs import Blobs, FileBlobs
-from virga.store.db import Db, SqliteDb, Tx
+from virga.store.db import Db, Op, SqliteDb, Tx
 
 EVENTS_FLUSH_S = 0.25
 EVENTS_KEPT = 20_000
@@ -80,6 +88,7 @@ class EventKeeper:
         self._env, self._db = env, db
         self._waiting: list[Event] = []
         self._first = 0
+        self._dropped_to = 0
         self._turn = asyncio.Lock()
         trace.add_sink(self._take)
 
@@ -109,16 +118,12 @@ class EventKeeper:
                 row = StoredEvent(self._first + event.number, event.at, event.kind, event.src, event.dst, event.text,
                                   self._first + event.parent if event.parent else 0, event.server, event.operation, event.request, event.data)
                 tx.put(row)
-            _drop_old_events(tx, self._first + batch[-1].number - EVENTS_KEPT)
+            keep_from = self._first + batch[-1].number - EVENTS_KEPT
+            if keep_from - self._dropped_to >= EVENTS_KEPT // 10:
+                tx.delete_where(StoredEvent, id=Op("<", keep_from))
+                self._dropped_to = keep_from
 
         await self._db.run(closure)
-
-
-def _drop_old_events(tx: Tx, before: int) -> None:
-    old = tx.find(StoredEvent, sort=[("id", False)], limit=EVENTS_KEPT // 10)
-    if old and old[-1].id < before:
-        for row in old:
-            tx.delete(StoredEvent, row.id)
 
 
 def disk_probe(machine: Machine) -> Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]:
@@ -135,24 +140,7 @@ def disk_probe(machine: Machine) -> Callable[[str, dict[str, Any]], Awaitable[di
 
 def all_services() -> list[Service]:
     """Every API family of the house."""
-    import importlib
-
-    found = []
-    for name in ("identity.service", "compute.service", "network.service", "image.service", "placement", "virga.service"):
-        try:
-            found.append(importlib.import_module("virga.api." + name).service())
-        except ModuleNotFoundError as error:
-            print("not yet:", error)
-    return found
-
-
-def first_networks(tx: Tx, ask: Ask) -> None:
-    import importlib
-
-    try:
-        importlib.import_module("virga.api.network.bootstrap").bootstrap_network(tx, ask)
-    except ModuleNotFoundError as error:
-        print("not yet:", error)
+    return [identity.service(), compute.service(), network.service(), image.service(), placement.service(), own.service()]
 
 
 class _Server(uvicorn.Server):
@@ -175,6 +163,7 @@ class LiveCloud:
         self.neighbours = Neighbourhood()
         self._host_envs: list[Env] = []
         self._lock: Any = None
+        self.doorway: Doorway | None = None
         self.url = ""
         self.admin_password = ""
 
@@ -203,6 +192,12 @@ class LiveCloud:
         self.env.spawn(self._server.serve(sockets=[bound]), "api")
         while not self._server.started:
             await self.env.sleep(0.002)
+        if self.config.fabric:
+            self.doorway = Doorway(self.env, self.trace, self.db, self.hub, self.state / "ca")
+            try:
+                await self.doorway.open(self.config.fabric, self.config.fabric_url)
+            except (OSError, ValueError) as error:
+                raise CannotStart(f"cannot listen for hosts on {self.config.fabric}: {error}") from error
         if self.config.hypervisor == "fake":
             for number in range(1, self.config.hosts + 1):
                 await self._start_fake_host(f"host-{number}")
@@ -245,7 +240,7 @@ class LiveCloud:
             def closure(tx: Tx) -> Founders:
                 founders = bootstrap(tx, self.config, admin, demo)
                 ask = Ask(self.config, founders.projects["admin"], founders.users["admin"], "req-first-start", True)
-                first_networks(tx, ask)
+                bootstrap_network(tx, ask)
                 for flavor_id, name, vcpus, ram_mb, disk_gb in FLAVORS:
                     tx.put(Flavor(flavor_id, name, vcpus, ram_mb, disk_gb, created_at=tx.now))
                 return founders
@@ -302,6 +297,8 @@ class LiveCloud:
     async def stop(self) -> None:
         for env in self._host_envs:
             await env.stop()
+        if self.doorway is not None:
+            await self.doorway.close()
         self._server.should_exit = True
         await self.keeper.flush_all()
         await self.env.stop()

@@ -70,6 +70,7 @@ class Table:
         self.key = row_type.__key__
         hints = typing.get_type_hints(row_type)
         self.fields = tuple(field.name for field in msgspec.structs.fields(row_type))
+        self.nullable = frozenset(name for name in self.fields if type(None) in typing.get_args(hints[name]))
         self.readers: list[tuple[int, Callable[[Any], Any]]] = []
         self.writers: dict[str, Callable[[Any], Any]] = {}
         for index, name in enumerate(self.fields):
@@ -157,8 +158,8 @@ def after_marker(table: Table, sort: Sequence[tuple[str, bool]], marker: Row) ->
     alternatives: list[str] = []
     values: list[Any] = []
     for depth, (name, descending) in enumerate(sort):
-        parts = [f"""coalesce("{earlier}", '') = coalesce(?, '')""" for earlier, _ in sort[:depth]]
-        parts.append(f"""coalesce("{name}", '') {'<' if descending else '>'} coalesce(?, '')""")
+        parts = [f"{_sortable(table, earlier)} = coalesce(?, '')" for earlier, _ in sort[:depth]]
+        parts.append(f"{_sortable(table, name)} {'<' if descending else '>'} coalesce(?, '')")
         alternatives.append("(" + " AND ".join(parts) + ")")
         values.extend(table.write(earlier, getattr(marker, earlier)) for earlier, _ in sort[: depth + 1])
     return "(" + " OR ".join(alternatives) + ")", values
@@ -168,4 +169,9 @@ def order_by(table: Table, sort: Sequence[tuple[str, bool]]) -> str:
     for name, _ in sort:
         if name not in table.fields:
             raise AttributeError(f"{table.name} has no column {name}")
-    return ", ".join(f"""coalesce("{name}", ''){' DESC' if descending else ''}""" for name, descending in sort)
+    return ", ".join(_sortable(table, name) + (" DESC" if descending else "") for name, descending in sort)
+
+
+def _sortable(table: Table, name: str) -> str:
+    """NULL sorts as ''; a column that cannot be NULL stays bare, so that an index can give the order."""
+    return f"""coalesce("{name}", '')""" if name in table.nullable else f'"{name}"'
