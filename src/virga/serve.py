@@ -27,7 +27,7 @@ from virga.agent.journal import Journal
 from virga.agent.session import Agent
 from virga.api import placement
 from virga.api.cloud import Cloud
-from virga.api.compute import service as compute
+from virga.api.compute.service import service as compute
 from virga.api.http import FrontDoor, Service
 from virga.api.identity import authenticate
 from virga.api.identity import service as identity
@@ -37,13 +37,13 @@ from virga.api.image import service as image
 from virga.api.image.bootstrap import bootstrap_image, recover_images
 from virga.api.network import service as network
 from virga.api.network.bootstrap import bootstrap_network
-from virga.api.virga import service as own
-from virga.doorway import Doorway
+from virga.api.virga.service import service as own
 from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.image import Image
 from virga.domain.operation import StoredEvent
 from virga.domain.server import Flavor
+from virga.doorway import Doorway
 from virga.fabric.hub import Hub
 from virga.fabric.link import Link, memory_pair
 from virga.ops.engine import Engine
@@ -140,7 +140,7 @@ def disk_probe(machine: Machine) -> Callable[[str, dict[str, Any]], Awaitable[di
 
 def all_services() -> list[Service]:
     """Every API family of the house."""
-    return [identity.service(), compute.service(), network.service(), image.service(), placement.service(), own.service()]
+    return [identity(), compute(), network(), image(), placement.service(), own()]
 
 
 class _Server(uvicorn.Server):

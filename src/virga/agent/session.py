@@ -11,11 +11,11 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from virga.agent.guest import ABSENT, GuestRecord, HELD, Hands, INCOMING, KEPT, PAUSED
+from virga.agent.guest import ABSENT, HELD, INCOMING, KEPT, PAUSED, GuestRecord, Hands
 from virga.agent.hypervisor import Disks, DriverError, Hypervisor, Nic, WiringDriver
 from virga.agent.journal import Journal
 from virga.domain.config import Compute
@@ -33,6 +33,16 @@ Dial = Callable[[], Awaitable[Link]]
 Probe = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
+class Identity(Protocol):
+    """The host's certificate, where it has one."""
+
+    def request(self) -> str:
+        """A signing request (PEM) when the certificate is due for renewal, else ''."""
+
+    def renewed(self, certificate: str) -> None:
+        """Keep a new certificate (PEM); the next dial shows it."""
+
+
 class Actor:
     """One server's queue of commands on this host."""
 
@@ -47,12 +57,13 @@ class Agent:
 
     def __init__(
         self, env: Env, trace: Trace, name: str, host_id: str, options: Compute, hypervisor: Hypervisor, disks: Disks, wiring: WiringDriver,
-        journal: Journal, dial: Dial, address: str = "127.0.0.1",
+        journal: Journal, dial: Dial, address: str = "127.0.0.1", identity: Identity | None = None,
     ) -> None:
         self.env, self.trace, self.name, self.host_id, self.address = env, trace, name, host_id, address
         self.hypervisor, self.disks, self.wiring, self.journal = hypervisor, disks, wiring, journal
         self.hands = Hands(env, options, hypervisor, disks, wiring, self._tell_wired, self._tell_trouble)
         self._dial = dial
+        self._identity = identity
         self._link: Link | None = None
         self._greeted = False
         self._records: dict[str, GuestRecord] = {}
@@ -141,7 +152,7 @@ class Agent:
         if self._link is not None:
             self._link.send(Hello(
                 self.name, self.host_id, self.boot_id, msgspec.to_builtins(inventory), inventory.detail, self.address, facts, wirings,
-                [result for result, _ in self._results.values()]))
+                [result for result, _ in self._results.values()], self._identity.request() if self._identity is not None else ""))
 
     def _next(self) -> int:
         self._revision += 1
@@ -183,6 +194,8 @@ class Agent:
             self._acknowledged(frame.number)
         elif isinstance(frame, Welcome):
             self._greeted = True
+            if frame.certificate and self._identity is not None:
+                self._identity.renewed(frame.certificate)
         elif isinstance(frame, Forget):
             for actor in self._actors.values():
                 actor.queue = deque(do for do in actor.queue if do.command_id not in frame.command_ids)
@@ -331,6 +344,8 @@ class Agent:
         while True:
             await self.env.sleep(RESYNC_PERIOD_S)
             await self._check()
+            if self._identity is not None and self._greeted and self._identity.request():
+                self._drop_link()  # the next Hello carries the request
 
     # views and questions --------------------------------------------------------------------------------------------
     async def _apply(self, view: View) -> None:

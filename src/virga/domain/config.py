@@ -64,6 +64,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:8787"
     state: str = "virga-state"
     region: str = "RegionOne"
+    fabric: str = ""  # HOST:PORT where hosts on other machines dial in; '' for none
+    fabric_url: str = ""  # how they reach it (wss://...), when that differs from `fabric`
     hosts: int = 2
     hypervisor: str = "fake"
     virt_type: str = "kvm"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from virga.domain.config import Config
-from virga.domain.operation import ABSENT, COMMAND_DONE, COMMAND_FAILED, Command, Guest, PENDING
-from virga.domain.placement import DOWN, Host, UP
+from virga.domain.operation import ABSENT, COMMAND_DONE, COMMAND_FAILED, PENDING, Command, Guest
+from virga.domain.placement import DOWN, UP, Host
 from virga.domain.port import Wiring
 from virga.fabric.link import Link
 from virga.fabric.wire import Ack, Answer, Do, Forget, Frame, GuestFact, Hello, Query, Report, Result, View, Welcome, WiringFact
@@ -25,6 +25,9 @@ from virga.store.db import Db, Tx
 
 IN_FLIGHT_MAX = 256
 BATCH_REPORTS_MAX = 64
+
+
+Renew = Callable[[Tx, str, str, str], str]
 
 
 class Unanswered(Exception):
@@ -39,6 +42,8 @@ class Session:
         self.link = link
         self.host = ""
         self.number = 0
+        self.proven = ""  # the host name its certificate proves; '' on a link inside one process
+        self.proven_id = ""
         self.sent: set[str] = set()
         self.view_version = ""
         self.open = True
@@ -67,16 +72,22 @@ class Hub:
         self._wake = asyncio.Event()
         self._queries: dict[str, asyncio.Future[Answer]] = {}
         self.stale_facts = 0
+        self.renew: Renew | None = None  # signs a host's next certificate; set where there is an authority
         db.on_commit(self._heard)
         env.on_kill(self._drop_all)
 
-    def attach(self, link: Link) -> None:
-        """Take over a fresh link from a host; its first frame must be Hello."""
+    def attach(self, link: Link, proven: str = "", proven_id: str = "") -> None:
+        """Take over a fresh link from a host; its first frame must be Hello. `proven` is the name its certificate carries, if it came by one."""
         session = Session(self, link)
+        session.proven, session.proven_id = proven, proven_id
         self._all.add(session)
         link.start(session.receive, session.closed)
 
     def take(self, session: Session, frame: Hello | Report | None) -> None:
+        if isinstance(frame, Hello) and session.proven and (frame.host, frame.host_id) != (session.proven, session.proven_id):
+            self.trace.emit("fault", session.proven, "hub", f"refused: it calls itself {frame.host}")
+            session.link.close()
+            return
         self._inbox.append((session, frame))
         self._wake.set()
 
@@ -95,6 +106,8 @@ class Hub:
             if room == "outbox":
                 self._due[name] = None
                 self._wake.set()
+            elif room == "struck" and name in self.sessions:
+                self.sessions[name].link.close()
 
     async def run(self) -> None:
         """Run until cancelled. Nobody is connected yet, so every host starts as down; those that live say Hello."""
@@ -124,7 +137,10 @@ class Hub:
                     number = _says_hello(tx, frame)
                     _note(tx, frame.host, frame.guests, frame.wirings, frame.results, whole=True)
                     _absent_rest(tx, frame)
-                    answers.append((session, Welcome(number)))
+                    certificate = ""
+                    if frame.certificate_request and session.proven and self.renew is not None:
+                        certificate = self.renew(tx, session.proven_id, session.proven, frame.certificate_request)
+                    answers.append((session, Welcome(number, certificate)))
                     answers.append((session, Ack(0)))
                 elif session.host:
                     stale += _note(tx, session.host, frame.guests, frame.wirings, frame.results)

@@ -55,6 +55,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     guests: list[GuestFact]
     wirings: list[WiringFact]
     results: list[Result]
+    certificate_request: str = ""  # PEM, when the host's certificate is due for renewal
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):

@@ -9,7 +9,7 @@ Undo: the guest is purged, claim and bindings are given back, the server is ERRO
 from __future__ import annotations
 
 from virga.domain.operation import RUN
-from virga.domain.server import ACTIVE, ERROR, Fault, POWER
+from virga.domain.server import ACTIVE, ERROR, POWER, Fault
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, open_binding, unbind
 from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure

@@ -19,8 +19,26 @@ import msgspec
 
 from virga.domain.config import Config
 from virga.domain.operation import (
-    BEGUN, BrokenLog, Command, DONE, FAILED, Guest, OBSOLETE, OPEN, Operation, PENDING, RUNNING, STEP_DONE, STEP_FAILED,
-    STEP_UNDONE, Step, SUPERSEDED, UNDO_BEGUN, UNDOING, UNDONE, check_move,
+    BEGUN,
+    DONE,
+    FAILED,
+    OBSOLETE,
+    OPEN,
+    PENDING,
+    RUNNING,
+    STEP_DONE,
+    STEP_FAILED,
+    STEP_UNDONE,
+    SUPERSEDED,
+    UNDO_BEGUN,
+    UNDOING,
+    UNDONE,
+    BrokenLog,
+    Command,
+    Guest,
+    Operation,
+    Step,
+    check_move,
 )
 from virga.domain.placement import Host
 from virga.domain.server import Server, status_of

@@ -13,13 +13,28 @@ from virga.domain.ask import Ask
 from virga.domain.errors import Problem
 from virga.domain.image import Image
 from virga.domain.network import Network
-from virga.domain.operation import Migration, OPEN, Operation
-from virga.domain.placement import Host, UP
+from virga.domain.operation import OPEN, Migration, Operation
+from virga.domain.placement import UP, Host
 from virga.domain.port import Port
 from virga.domain.server import (
-    ACTIVE, ERROR, FlavorSpec, PAUSED, RESIZED, SHELVED, SHELVED_OFFLOADED, STOPPED, SUSPENDED, Server,
+    ACTIVE,
+    ERROR,
+    PAUSED,
+    RESIZED,
+    SHELVED,
+    SHELVED_OFFLOADED,
+    STOPPED,
+    SUSPENDED,
+    FlavorSpec,
+    Server,
 )
-from virga.ops import actions, boot as _boot, delete as _delete, interfaces, live, power, rebuild as _rebuild, resize as _resize, revert as _revert, snapshot as _snapshot
+from virga.ops import actions, interfaces, live, power
+from virga.ops import boot as _boot
+from virga.ops import delete as _delete
+from virga.ops import rebuild as _rebuild
+from virga.ops import resize as _resize
+from virga.ops import revert as _revert
+from virga.ops import snapshot as _snapshot
 from virga.ops.addresses import Wish
 from virga.ops.engine import open_operation, supersede
 from virga.ops.ports import create_port

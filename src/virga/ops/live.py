@@ -10,7 +10,7 @@ nobody lived to tell, D's report does: the wait is on D's row, not on S's answer
 """
 from __future__ import annotations
 
-from virga.domain.operation import ABSENT, CRASHED, Guest, KEPT, Migration, PAUSE, RUN, STOP, SUSPEND
+from virga.domain.operation import ABSENT, CRASHED, KEPT, PAUSE, RUN, STOP, SUSPEND, Guest, Migration
 from virga.domain.placement import Host
 from virga.domain.server import ERROR, PAUSED
 from virga.ops import placing

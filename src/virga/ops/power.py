@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from virga.domain.operation import CRASHED, Guest, PAUSE, RUN, STOP, SUSPEND
+from virga.domain.operation import CRASHED, PAUSE, RUN, STOP, SUSPEND, Guest
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, STOPPED, SUSPENDED
 from virga.ops.boot import fault
 from virga.ops.engine import Procedure, Run, StepDef, Verdict, at_once, procedure

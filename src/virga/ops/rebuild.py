@@ -11,7 +11,7 @@ The guest of the lost host is only purged after the new one is recorded as runni
 """
 from __future__ import annotations
 
-from virga.domain.operation import Migration, RUN, STOP
+from virga.domain.operation import RUN, STOP, Migration
 from virga.domain.server import ACTIVE, ERROR, POWER, STOPPED
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding

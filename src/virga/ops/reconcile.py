@@ -17,7 +17,7 @@ from collections.abc import Collection
 from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.errors import Problem
-from virga.domain.operation import ABSENT, CRASHED, Command, Guest, Migration, OPEN, Operation, PAUSE, PENDING, RUN, STOP, SUSPEND, Step
+from virga.domain.operation import ABSENT, CRASHED, OPEN, PAUSE, PENDING, RUN, STOP, SUSPEND, Command, Guest, Migration, Operation, Step
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
 from virga.ops.delete import MOVE_OPEN

@@ -11,9 +11,9 @@ Facts file 1.2 and 4.2 give the states users see on the way.
 """
 from __future__ import annotations
 
-from virga.domain.operation import KEPT, Migration, RUN, STOP
+from virga.domain.operation import KEPT, RUN, STOP, Migration
 from virga.domain.placement import Host
-from virga.domain.server import ACTIVE, ERROR, FlavorSpec, POWER, RESIZED, STOPPED
+from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSpec
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault

@@ -15,7 +15,7 @@ before the pivot, and D's only after S's guest is recorded as running.
 from __future__ import annotations
 
 from virga.domain.operation import HELD, KEPT, RUN, STOP
-from virga.domain.server import ACTIVE, ERROR, FlavorSpec, POWER, RESIZED, STOPPED
+from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSpec
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault

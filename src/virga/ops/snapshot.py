@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from virga.domain.image import ACTIVE as IMAGE_ACTIVE
 from virga.domain.image import Image, filled
-from virga.domain.operation import ABSENT, COMMAND_DONE, Command, RUN, STOP
+from virga.domain.operation import ABSENT, COMMAND_DONE, RUN, STOP, Command
 from virga.domain.server import ACTIVE, ERROR, POWER, SHELVED, SHELVED_OFFLOADED
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, open_binding, unbind

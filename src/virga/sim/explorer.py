@@ -16,7 +16,7 @@ import msgspec
 
 from virga.agent.fake import Script
 from virga.domain.errors import Problem
-from virga.domain.placement import Host, UP
+from virga.domain.placement import UP, Host
 from virga.domain.server import ACTIVE, ERROR, RESIZED, Server
 from virga.ops import front
 from virga.ops.engine import Engine

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from virga.agent.fake import Machine
-from virga.domain.operation import Migration, OPEN, Operation
+from virga.domain.operation import OPEN, Migration, Operation
 from virga.domain.placement import Claim
 from virga.domain.port import BOUND, Binding, Port, Wiring
 from virga.domain.server import ACTIVE, ERROR, PAUSED, RESIZED, SHELVED_OFFLOADED, STOPPED, SUSPENDED, Server

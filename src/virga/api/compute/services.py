@@ -25,6 +25,7 @@ from virga.domain.operation import Migration
 from virga.domain.placement import Claim, Host
 from virga.domain.server import Server
 from virga.ops import front
+from virga.ops.enrolment import strike_off
 from virga.store.db import Tx
 
 BINARY = "nova-compute"
@@ -139,7 +140,7 @@ async def delete_service(call: Call) -> Response:
     wanted = call.params["service_id"]
     if call.version >= (2, 53):
         conditions: dict[str, Any] = {"id": _need_uuid(call)}
-    elif wanted.isdecimal():
+    elif wanted.isdecimal() and len(wanted) < 19:  # what the store holds as a number
         conditions = {"number": int(wanted)}
     else:
         raise bad("service_id", f"'{wanted}' is not an integer.")
@@ -159,6 +160,7 @@ async def delete_service(call: Call) -> Response:
                 tx.update(Aggregate, aggregate.id, hosts=rest, updated_at=tx.now)
         tx.delete_where(Claim, host=host.name)
         tx.delete(Host, host.name)
+        strike_off(tx, host.name)
         tx.hint("host:" + host.name)
 
     await call.cloud.db.run(work)
