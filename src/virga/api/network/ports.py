@@ -194,6 +194,10 @@ class Ports(Noun[Port]):
         network = tx.need(Network, row.network_id)
         self._may_use(tx, who, network, {name: value for name, value in attrs.items() if not _same(row, name, value)}, "update")
         self._refuse_devices(tx, who, row, attrs)
+        if row.device_owner in (*ROUTER_OWNED, FLOATING) and any(
+                name in attrs and not _same(row, name, attrs[name]) for name in ("fixed_ips", "device_id", "device_owner", "mac_address")):
+            raise Problem(409, f"Port {row.id} cannot be changed directly via the port API: has device owner {row.device_owner}.",
+                          "ServicePortInUse")
         changes = self.columns(attrs)
         for name in ("fixed_ips", "mac_address", "extra_dhcp_opts", "allowed_address_pairs", "security_groups"):
             changes.pop(name, None)
