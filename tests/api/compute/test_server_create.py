@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api.compute.servers_house import LARGE, SMALL, House, refused
 
+from api.compute.servers_house import LARGE, SMALL, House, refused
 from virga.domain.compute import Keypair, QuotaLimit, ServerGroup
 from virga.domain.image import Image
 from virga.domain.port import Port
