@@ -6,13 +6,23 @@ All four kinds of parts share the same five handlers, made by `part_routes`; the
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
 
 from virga.api.http import Call, Handler, reply
 from virga.api.image.access import must_admin
+from virga.api.image.metadef_keys import (
+    NAME,
+    NAMESPACE_KEYS,
+    PART_KEYS,
+    PART_NEEDS,
+    PARTS_MAX,
+    bad,
+    items,
+    mapping,
+    read,
+)
 from virga.api.image.views import stamp
 from virga.domain.errors import Problem
 from virga.domain.metadef import (
@@ -26,96 +36,7 @@ from virga.domain.metadef import (
 )
 from virga.store.db import Exists, Tx
 
-NAME_CHARS_MAX = 80
-TEXT_CHARS_MAX = 500
-PARTS_MAX = 1000
-Check = Callable[[str, Any], Any]
-
-
-# checks -----------------------------------------------------------------------------------------------------------
-def _bad(name: str, why: str) -> Problem:
-    return Problem(400, f"Invalid value for '{name}': {why}.")
-
-
-def _text(most: int, null: bool = True, least: int = 0) -> Check:
-    def check(name: str, value: Any) -> str | None:
-        if value is None and null:
-            return None
-        if not isinstance(value, str) or not least <= len(value) <= most:
-            raise _bad(name, f"it must be a string of {least} to {most} characters")
-        return value
-
-    return check
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _bad(name, "it must be true or false")
-    return value
-
-
-def _one_of(*words: str) -> Check:
-    def check(name: str, value: Any) -> str:
-        if value not in words:
-            raise _bad(name, f"{value!r} is not one of {', '.join(words)}")
-        return str(value)
-
-    return check
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) > PARTS_MAX:
-        raise _bad(name, f"it must be an array of at most {PARTS_MAX} items")
-    return value
-
-
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(value) > PARTS_MAX:
-        raise _bad(name, f"it must be an object of at most {PARTS_MAX} keys")
-    return value
-
-
-def _number(name: str, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _bad(name, "it must be a number")
-    return value
-
-
-def _anything(name: str, value: Any) -> Any:
-    return value
-
-
-NAME = _text(NAME_CHARS_MAX, null=False, least=1)
-TYPES = _one_of("array", "boolean", "integer", "number", "object", "string", "null")
-NAMESPACE_KEYS: dict[str, Check] = {
-    "namespace": NAME, "display_name": _text(NAME_CHARS_MAX), "description": _text(TEXT_CHARS_MAX),
-    "visibility": _one_of("public", "private"), "protected": _flag, "owner": _text(255, null=False, least=1)}
-PART_KEYS: dict[str, dict[str, Check]] = {
-    OBJECT: {"name": NAME, "description": _text(TEXT_CHARS_MAX), "required": _list, "properties": _object},
-    PROPERTY: {
-        "name": NAME, "title": _text(255, null=False), "type": TYPES, "description": _text(TEXT_CHARS_MAX),
-        "operators": _list, "enum": _list, "default": _anything, "minimum": _number, "maximum": _number,
-        "minLength": _number, "maxLength": _number, "minItems": _number, "maxItems": _number, "uniqueItems": _flag,
-        "pattern": _text(255, null=False), "items": _object, "additionalItems": _flag, "readonly": _flag,
-        "required": _list},
-    TAG: {"name": NAME},
-    RESOURCE_TYPE: {"name": NAME, "prefix": _text(NAME_CHARS_MAX), "properties_target": _text(NAME_CHARS_MAX)},
-}
-PART_NEEDS = {OBJECT: ("name",), PROPERTY: ("name", "title", "type"), TAG: ("name",), RESOURCE_TYPE: ("name",)}
-SHOWN_BY_SERVICE = {"created_at", "updated_at", "self", "schema", "owner"}  # clients send them back on updates
 PARTS_OF_NAMESPACE = {"objects": OBJECT, "properties": PROPERTY, "tags": TAG, "resource_type_associations": RESOURCE_TYPE}
-
-
-def _read(body: Any, keys: dict[str, Check], needs: tuple[str, ...]) -> dict[str, Any]:
-    """The body's keys, checked. Raises Problem 400 that names the key."""
-    given = _object("the request body", body)
-    for name in needs:
-        if name not in given:
-            raise _bad(name, "it is a required property")
-    for name in given:
-        if name not in keys and name not in SHOWN_BY_SERVICE:
-            raise _bad(name, "there is no such property")
-    return {name: check(name, given[name]) for name, check in keys.items() if name in given}
 
 
 # namespaces -------------------------------------------------------------------------------------------------------
@@ -144,7 +65,7 @@ def _parts(tx: Tx, namespace: str, kind: str) -> list[MetadefPart]:
 async def list_namespaces(call: Call) -> Response:
     limit, marker = call.arg("limit", str(PARTS_MAX)) or "", call.arg("marker")
     if not limit.isdecimal():
-        raise _bad("limit", f"'{limit}' is not a whole number")
+        raise bad("limit", f"'{limit}' is not a whole number")
     visibility, wanted = call.arg("visibility"), call.arg("resource_types")
 
     def work(tx: Tx) -> list[dict[str, Any]]:
@@ -162,7 +83,7 @@ async def list_namespaces(call: Call) -> Response:
     if marker is not None:
         place = next((index for index, view in enumerate(views) if view["namespace"] == marker), None)
         if place is None:
-            raise _bad("marker", f"no namespace is called '{marker}'")
+            raise bad("marker", f"no namespace is called '{marker}'")
         views = views[place + 1:]
     page = views[:int(limit)]
     body = {"namespaces": page, "first": "/v2/metadefs/namespaces", "schema": "/v2/schemas/metadefs/namespaces"}
@@ -174,14 +95,14 @@ async def list_namespaces(call: Call) -> Response:
 async def create_namespace(call: Call) -> Response:
     """A namespace with, if the body holds them, all its parts."""
     must_admin(call)
-    body = _object("the request body", await call.json())
+    body = mapping("the request body", await call.json())
     parts = [(kind, item) for key, kind in PARTS_OF_NAMESPACE.items() if key in body
              for item in _items(key, body[key], kind)]
-    given = _read({key: value for key, value in body.items() if key not in PARTS_OF_NAMESPACE}, NAMESPACE_KEYS,
+    given = read({key: value for key, value in body.items() if key not in PARTS_OF_NAMESPACE}, NAMESPACE_KEYS,
                   ("namespace",))
     owner = body.get("owner") or call.caller.project_id
     if not isinstance(owner, str):
-        raise _bad("owner", "it must be a project id")
+        raise bad("owner", "it must be a project id")
 
     def work(tx: Tx) -> dict[str, Any]:
         given.pop("owner", None)
@@ -201,8 +122,8 @@ async def create_namespace(call: Call) -> Response:
 def _items(key: str, value: Any, kind: str) -> list[dict[str, Any]]:
     """The parts of one kind in a namespace's body: an array, or for properties an object by name."""
     if kind == PROPERTY:
-        value = [{"name": name, **_object(key, item)} for name, item in _object(key, value).items()]
-    return [_read(item, PART_KEYS[kind], PART_NEEDS[kind]) for item in _list(key, value)]
+        value = [{"name": name, **mapping(key, item)} for name, item in mapping(key, value).items()]
+    return [read(item, PART_KEYS[kind], PART_NEEDS[kind]) for item in items(key, value)]
 
 
 def _whole(tx: Tx, row: MetadefNamespace) -> dict[str, Any]:
@@ -225,7 +146,7 @@ async def show_namespace(call: Call) -> Response:
 
 async def update_namespace(call: Call) -> Response:
     must_admin(call)
-    given = _read(await call.json(), NAMESPACE_KEYS, ("namespace",))
+    given = read(await call.json(), NAMESPACE_KEYS, ("namespace",))
 
     def work(tx: Tx) -> dict[str, Any]:
         row = _need(tx, call)
@@ -308,7 +229,7 @@ def part_routes(kind: str, many: str, listed: str) -> list[tuple[str, str, Handl
 
     async def create_part(call: Call) -> Response:
         must_admin(call)
-        given = _read(await call.json(), PART_KEYS[kind], PART_NEEDS[kind])
+        given = read(await call.json(), PART_KEYS[kind], PART_NEEDS[kind])
         part = await call.cloud.db.run(
             lambda tx: _insert(tx, _part(tx, _need(tx, call).namespace, kind, given)))
         return reply(201, _part_view(part))
@@ -320,7 +241,7 @@ def part_routes(kind: str, many: str, listed: str) -> list[tuple[str, str, Handl
 
     async def update_part(call: Call) -> Response:
         must_admin(call)
-        given = _read(await call.json(), PART_KEYS[kind], PART_NEEDS[kind])
+        given = read(await call.json(), PART_KEYS[kind], PART_NEEDS[kind])
 
         def work(tx: Tx) -> MetadefPart:
             old = _need_part(tx, _need(tx, call).namespace, kind, call.params["name"])
@@ -368,8 +289,8 @@ async def create_tag(call: Call) -> Response:
 async def create_tags(call: Call) -> Response:
     """POST …/tags: these tags in place of those there were; with `X-Openstack-Append: true`, beside them."""
     must_admin(call)
-    body = _object("the request body", await call.json())
-    names = [_read(item, PART_KEYS[TAG], PART_NEEDS[TAG])["name"] for item in _list("tags", body.get("tags"))]
+    body = mapping("the request body", await call.json())
+    names = [read(item, PART_KEYS[TAG], PART_NEEDS[TAG])["name"] for item in items("tags", body.get("tags"))]
     append = (call.header("x-openstack-append") or "").lower() == "true"
 
     def work(tx: Tx) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from virga.api.http import Call, Service, reply
-from virga.api.image import data, images, imports, members, metadefs, schemas
+from virga.api.image import data, images, imports, members, metadef_schemas, metadefs, schemas
 from virga.domain.errors import Problem
 
 VERSION_LATEST = 12  # 2.12: tasks of an image; what came later (cache, quota, locations API) is not offered
@@ -64,7 +64,7 @@ ROUTES = [
     ("POST", "/v2/tasks", imports.create_task),
     ("GET", "/v2/tasks/{task_id}", imports.show_task),
     ("GET", "/v2/schemas/{name}", schemas.show_schema),
-    ("GET", "/v2/schemas/metadefs/{name}", schemas.show_metadef_schema),
+    ("GET", "/v2/schemas/metadefs/{name}", metadef_schemas.show_schema),
     *metadefs.ROUTES,
 ]
 
