@@ -192,28 +192,38 @@ class Noun(Generic[R]):
         rows = tx.find(self.row, sort=[("created_at", False), ("id", False)], **conditions)
         return [row for row in rows if self.owns(tx, who, row) or (others is not None and others(row))]
 
-    def _pushed(self, wished: dict[str, list[str]]) -> dict[str, Any]:
-        """Filters the database can answer: those on plain text columns shown under their own name."""
+    def _pushed(self, wished: dict[str, list[str]]) -> tuple[dict[str, Any], set[str]]:
+        """Filters the database can answer, as conditions and by name: those on plain text columns shown under their own name."""
         plain = plain_columns(self.row)
         pushed: dict[str, Any] = {}
+        names: set[str] = set()
         for name, values in wished.items():
             if name in plain and name not in self.admin_views and len(values) <= 500:
                 column = "project_id" if name == "tenant_id" else name
                 pushed[column] = sorted(set(values) & set(pushed[column])) if column in pushed else values
-        return pushed
+                names.add(name)
+        return pushed, names
 
     def known_filters(self) -> frozenset[str]:
         base = {"id", "project_id", "tenant_id", "name", "description", "revision_number", "created_at", "updated_at", "changed_since"}
         return frozenset(base | set(self.fields) | self.more_filters | self.admin_views | (lists.TAG_FILTERS if self.tagged else set()))
 
     def listing(self, tx: Tx, who: Who, query: lists.Query, url: str) -> View:
-        wished = lists.filters_of(query, self.known_filters())
-        views = self.shown(tx, who, self.candidates(tx, who, self._pushed(wished)))
-        for name, values in wished.items():
-            views = [view for view in views if lists.meets(view, name, values)]
         known = self.known_filters()
-        views = lists.sort(views, query, lambda name: name in known)
-        result = lists.page(views, query, self.many, url)
+        wished = lists.filters_of(query, known)
+        pushed, answered = self._pushed(wished)
+        rows = self.candidates(tx, who, pushed)
+        left = {name: values for name, values in wished.items() if name not in answered}
+        if left or any(name.startswith("sort_") for name, _ in query):
+            views = self.shown(tx, who, rows)
+            for name, values in left.items():
+                views = [view for view in views if lists.meets(view, name, values)]
+            result = lists.page(lists.sort(views, query, known.__contains__), query, self.many, url)
+        else:
+            # the database has filtered and ordered: only the page asked for is turned into views
+            by_id: dict[str, R] = {row.id: row for row in rows}  # type: ignore[attr-defined]
+            result = lists.page([{"id": row_id} for row_id in by_id], query, self.many, url)
+            result[self.many] = self.shown(tx, who, [by_id[stub["id"]] for stub in result[self.many]])
         result[self.many] = [lists.choose(view, query) for view in result[self.many]]
         return result
 
