@@ -6,6 +6,10 @@ from typing import Any
 import pytest
 from tests.api.compute import rows
 
+from virga.domain.errors import Problem
+from virga.domain.server import FlavorSpec
+from virga.store.quota import check_room
+
 ROOT = "/compute/v2.1"
 
 
@@ -166,3 +170,26 @@ def test_group_quota(cloud_client: Any) -> None:
     body = {"server_group": {"name": "g", "policies": ["affinity"]}}
     assert cloud_client.post(f"{ROOT}/os-server-groups", body, as_="demo").status_code == 200
     assert cloud_client.post(f"{ROOT}/os-server-groups", body, as_="demo").status_code == 403
+
+
+def test_room_is_refused_in_words_for_the_project_and_for_one_user(cloud_client: Any) -> None:
+    demo, user = cloud_client.projects["demo"], cloud_client.users["demo"]
+    rows.server(cloud_client, old_flavor=FlavorSpec("9", "big", 4, 256, 1))
+    path = f"{ROOT}/os-quota-sets/{demo}"
+    cloud_client.put(path, {"quota_set": {"cores": 5, "ram": 600}})
+
+    def ask(**more: int) -> str:
+        def work(tx: Any) -> None:
+            check_room(tx, cloud_client.cloud.config, demo, user, **more)
+
+        try:
+            cloud_client.run(cloud_client.db.read(work))
+        except Problem as problem:
+            return f"{problem.status} {problem.message}"
+        return ""
+
+    assert ask(cores=1) == "" and ask(ram_mb=88) == ""
+    assert "cores: asked for 2, in use 4 of 5" in ask(cores=2)  # the old flavor still holds 4
+    assert "ram: asked for 89, in use 512 of 600" in ask(ram_mb=89)
+    cloud_client.put(f"{path}?user_id={user}", {"quota_set": {"instances": 1}})
+    assert ask(instances=1).startswith("403") and "user" in ask(instances=1)
