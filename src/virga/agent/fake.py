@@ -19,7 +19,6 @@ from virga.agent.journal import Journal
 from virga.runtime.env import Env
 
 
-
 class ImageSource(Protocol):
     """Where image bytes come from and snapshots go to."""
 
@@ -270,7 +269,7 @@ class FakeDisks(_Scripted):
 
     async def _image_bytes(self, image: ImageRef | None) -> bytes:
         data = await self.images.fetch(image) if image is not None and image.id else b""
-        if image is not None and image.sha512 and hashlib.sha512(data).hexdigest() != image.sha512:
+        if image is not None and image.sha512 and not isinstance(self.images, NoImages) and hashlib.sha512(data).hexdigest() != image.sha512:
             raise DriverError(f"image {image.id} does not have the checksum on record", "checksum")
         return data
 

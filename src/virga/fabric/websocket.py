@@ -39,6 +39,7 @@ class WebsocketLink:
         self._unsent: asyncio.Queue[Frame] = asyncio.Queue(UNSENT_FRAMES_MAX)
         self._closed: Closed | None = None
         self._over = asyncio.Event()
+        self.tell: Callable[[str], None] = lambda text: None  # told what an operator should read
 
     def start(self, receive: Receiver, closed: Closed) -> None:
         self._closed = closed
@@ -50,9 +51,12 @@ class WebsocketLink:
             async for data in self._connection:
                 if isinstance(data, bytes):
                     receive(self._decode(data))
-        except (ConnectionClosed, msgspec.DecodeError):
-            pass
+        except (ConnectionClosed, msgspec.DecodeError) as error:
+            if not isinstance(error, ConnectionClosed):
+                self.tell(f"the peer sent what is no frame: {error}")
         finally:
+            if self._connection.close_code == REFUSED:
+                self.tell(f"the controller refuses this host: {self._connection.close_reason}")
             self.close()
 
     async def _pump_out(self) -> None:
