@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.real.driver_process import Setup
+
 from virga.agent.libvirt import LibvirtOptions
 from virga.agent.libvirt_xml import Machine
 from virga.agent.linuxbridge import WiringOptions
 from virga.lab.hosts import CannotEmulate, Lab, LabHost, check, processes_in
-
-from tests.real.driver_process import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST_IMAGE = ROOT / "build" / "guest" / "virga-guest.qcow2"

@@ -34,7 +34,7 @@ class Setup(msgspec.Struct):
 
 def _convert(method: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     hints = typing.get_type_hints(method)
-    names = [name for name in inspect.signature(method).parameters]
+    names = list(inspect.signature(method).parameters)
     return ([msgspec.convert(value, hints[name]) for name, value in zip(names, args, strict=False)],
             {name: msgspec.convert(value, hints[name]) for name, value in kwargs.items()})
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import subprocess
 import time
 from pathlib import Path
@@ -9,12 +10,23 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.real.conftest import Driver, Refused, shell, until
+
 from virga.agent.hypervisor import GuestSpec, ImageRef, Nic
 from virga.domain.hostview import (
-    AddressView, FloatingView, HostView, InstanceView, NetworkView, PortView, RouterPortView, RouterView, RuleView, sealed, SubnetView)
+    AddressView,
+    FloatingView,
+    HostView,
+    InstanceView,
+    NetworkView,
+    PortView,
+    RouterPortView,
+    RouterView,
+    RuleView,
+    SubnetView,
+    sealed,
+)
 from virga.lab.hosts import Lab
-
-from tests.real.conftest import Driver, Refused, shell, until
 
 pytestmark = pytest.mark.real
 
@@ -131,7 +143,8 @@ def test_two_guests_on_two_hosts(drivers: list[Driver], lab: Lab, key: Path) -> 
     # config drive; user data
     assert ssh(key, dhcp_ns(two), ADDRESSES[1], "cat /run/meta/id; cat /www/user").stdout.split("\n")[:2] == [SERVERS[1], "user data ran"]
     # guest to guest through VXLAN, page by HTTP, and MTU from DHCP
-    done = ssh(key, dhcp_ns(one), ADDRESSES[0], f"ping -c1 -W2 -s 1400 {ADDRESSES[1]} >/dev/null && wget -q -O - http://{ADDRESSES[1]}/; cat /sys/class/net/eth0/mtu")
+    asked = f"ping -c1 -W2 -s 1400 {ADDRESSES[1]} >/dev/null && wget -q -O - http://{ADDRESSES[1]}/; cat /sys/class/net/eth0/mtu"
+    done = ssh(key, dhcp_ns(one), ADDRESSES[0], asked)
     assert done.stdout.split() == ["guest-1", "1450"], done
     # the outside: SNAT out, floating IP in
     done = ssh(key, dhcp_ns(one), ADDRESSES[0], "ping -c1 -W2 172.24.94.1")
@@ -200,7 +213,8 @@ def test_power_and_deaths(drivers: list[Driver], lab: Lab, key: Path) -> None:
     qemu = [pid for pid in _pids(one) if "qemu" in Path(f"/proc/{pid}/comm").read_text()]
     start = time.monotonic()
     os.kill(qemu[0], 9)
-    took = until(lambda: one.call("hypervisor.guests")[server] == "crashed", 5, "crash seen")
+    took = until(lambda: one.call("hypervisor.guests")[server] != "running", 5, "crash seen")
+    assert one.call("hypervisor.guests")[server] == "crashed"
     print(f"crash seen {took * 1000:.0f} ms, {time.monotonic() - start:.2f}")
     one.call("hypervisor.launch", spec(0, key.with_suffix(".pub").read_text().strip()), held=False)
     until(lambda: ssh(key, dhcp_ns(one), ADDRESSES[0], "cat /data/boots").stdout.strip() == "2", 60, "second boot")
@@ -238,7 +252,7 @@ def test_cold_move_keeps_the_bytes(drivers: list[Driver], key: Path) -> None:
 def test_live_migration(drivers: list[Driver], key: Path) -> None:
     one, two = drivers
     public = key.with_suffix(".pub").read_text().strip()
-    ssh(key, dhcp_ns(two), ADDRESSES[0], "echo kept >/data/kept; sync")
+    assert ssh(key, dhcp_ns(two), ADDRESSES[0], "echo kept >/data/kept && sync && cat /data/kept").stdout.strip() == "kept"
     one.call("wiring.apply", view(one.host, [0], [two.host.address], public, router=True, generation=3))
     one.call("wiring.wire", nic(0, 3))
     one.call("hypervisor.prepare_incoming", msgspec.structs.replace(spec(0, public, generation=3), disk_gb=2))
@@ -254,11 +268,11 @@ def test_live_migration(drivers: list[Driver], key: Path) -> None:
         process.terminate()
     ping.communicate()
     stamps = [float(line[1:].split("]")[0]) for line in watch.communicate()[0].splitlines() if "bytes from" in line]
-    gaps = [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(stamps)]
     print(f"ping gap {max(gaps) * 1000:.0f} ms" if gaps else "no ping came through")
     assert one.call("hypervisor.guests") == {SERVERS[0]: "running"} and SERVERS[0] not in two.call("hypervisor.guests")
     assert SERVERS[0] in one.call("disks.list")
-    assert ssh(key, dhcp_ns(one), ADDRESSES[0], "cat /data/kept").stdout.strip() == "kept"
+    until(lambda: ssh(key, dhcp_ns(one), ADDRESSES[0], "cat /data/kept").stdout.strip() == "kept", 30, "the file after the move")
 
 
 def test_hot_plug(drivers: list[Driver], key: Path) -> None:

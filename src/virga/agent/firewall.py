@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - a sysctl is no disk file
 """Security groups and anti-spoofing of one host as nftables text, and its loading.
 
 Rules: the text is a pure function of the host view; it is loaded whole (`nft -f -`), so a batch with one bad rule changes nothing and there is no
@@ -182,7 +183,9 @@ def render(view: HostView, uplinks: dict[str, str], closed: Iterable[str] = ()) 
 def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) -> str:
     guarded = [port for port in view.ports if port.port_security]
     marks = stable_numbers((port.id for port in view.ports), MARKS_MAX)
-    macs, four, six = [], [], []
+    macs: list[str] = []
+    four: list[str] = []
+    six: list[str] = []
     for port in guarded:
         tap = tap_of(port.id)
         sources = allowed_sources(port)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -158,10 +159,10 @@ class LibvirtHypervisor:
         for last in (False, True):
             connection = await self._connect()
             try:
-                return await self._in_thread(lambda: work(connection))
+                return await self._in_thread(functools.partial(work, connection))
             except self._lib.libvirtError as error:
-                lost = error.get_error_domain() == self._lib.VIR_FROM_RPC or error.get_error_code() in (
-                    self._lib.VIR_ERR_INTERNAL_ERROR, self._lib.VIR_ERR_SYSTEM_ERROR, self._lib.VIR_ERR_INVALID_CONN) and not await self._answers(connection)
+                lost = error.get_error_domain() == self._lib.VIR_FROM_RPC or (error.get_error_code() in (
+                    self._lib.VIR_ERR_INTERNAL_ERROR, self._lib.VIR_ERR_SYSTEM_ERROR, self._lib.VIR_ERR_INVALID_CONN) and not await self._answers(connection))
                 if lost and not last:
                     if self._connection is connection:
                         self._connection = None
@@ -242,7 +243,9 @@ class LibvirtHypervisor:
             return "crashed"
         if domain.hasManagedSaveImage():
             return "suspended"
-        return "crashed" if reason in (lib.VIR_DOMAIN_SHUTOFF_CRASHED, lib.VIR_DOMAIN_SHUTOFF_FAILED) else "stopped"
+        # DAEMON: a new libvirtd found the guest's process gone, so nobody stopped it in order
+        bad = (lib.VIR_DOMAIN_SHUTOFF_CRASHED, lib.VIR_DOMAIN_SHUTOFF_FAILED, lib.VIR_DOMAIN_SHUTOFF_DAEMON)
+        return "crashed" if reason in bad else "stopped"
 
     def _is_held(self, domain: Any) -> bool:
         try:

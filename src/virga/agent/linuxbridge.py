@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - looking at a local file takes microseconds; whatever reads or copies data goes through a thread
+
 """The wiring driver of a Linux host: taps on bridges, bridges on VXLAN, VLAN or a plain interface; filter, DHCP and routers beside them.
 
 Owns: every `tap`, `brq` and `vxlan-` device it made (names as Neutron's Linux bridge agent has them), and, through its helpers, the filter, the

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - looking at a local file takes microseconds; whatever reads or copies data goes through a thread
+
 """Network namespaces of this host's services: making, removing, and opening a listening socket inside one.
 
 Names carry a prefix so that emulated hosts, which share one kernel, do not meet ('' on a real machine). A socket keeps the namespace it was made in,

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - looking at a local file takes microseconds; whatever reads or copies data goes through a thread
+
 """Routers placed on this host: a namespace each, with forwarding, SNAT, floating IPs and extra routes.
 
 Rules: a router's namespace holds one device a port (`qr-` inside, `qg-` outside), its NAT is one nft table loaded whole. A floating IP is an address

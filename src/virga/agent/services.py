@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - looking at a local file takes microseconds; whatever reads or copies data goes through a thread
+
 """DHCP, DNS and metadata for each network that has guests on this host: one namespace, one dnsmasq, one metadata server a network.
 
 Rules: the namespace holds the network's DHCP port, which is the same (MAC and addresses) on every host; the bridge filter keeps its frames inside

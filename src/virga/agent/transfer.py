@@ -93,17 +93,17 @@ class TransferServer:
 
     async def _answer(self, writer: asyncio.StreamWriter, words: list[str], fields: dict[str, str], peer: str) -> None:
         parts = words[1].split("/")[1:] if len(words) == 3 and words[0] == "GET" else []
-        if len(parts) == 3 and parts[0] == "disks" and parts[2] in ("manifest", "data"):
-            if not self._allowed(peer, parts[1]):
-                return await self._say(writer, 403, f"host {peer or '?'} may not have the disk of server {parts[1]}")
-            if parts[2] == "manifest":
-                return await self._say(writer, 200, msgspec.json.encode(await self._disks.manifest(parts[1])).decode())
-            return await self._send(writer, self._disks.places.disk(parts[1]), fields)
-        if len(parts) == 2 and parts[0] == "images":
-            if not self._allowed(peer, ""):
-                return await self._say(writer, 403, f"host {peer or '?'} may not have images")
-            return await self._send(writer, self._disks.places.base(parts[1]), fields)
-        await self._say(writer, 400, "there is nothing here under that name")
+        disk = len(parts) == 3 and parts[0] == "disks" and parts[2] in ("manifest", "data")
+        if not disk and not (len(parts) == 2 and parts[0] == "images"):
+            await self._say(writer, 400, "there is nothing here under that name")
+        elif not self._allowed(peer, parts[1] if disk else ""):
+            await self._say(writer, 403, f"host {peer or '?'} may not have {'/'.join(parts)}")
+        elif not disk:
+            await self._send(writer, self._disks.places.base(parts[1]), fields)
+        elif parts[2] == "manifest":
+            await self._say(writer, 200, msgspec.json.encode(await self._disks.manifest(parts[1])).decode())
+        else:
+            await self._send(writer, self._disks.places.disk(parts[1]), fields)
 
     async def _say(self, writer: asyncio.StreamWriter, status: int, text: str) -> None:
         body = text.encode()
