@@ -161,7 +161,8 @@ class Lab:
         name = f"host-{number}"
         runtime = f"/run/vg{self.tag}/{name}"
         uri = f"qemu+unix:///system?socket={runtime}/libvirt-sock" if self.libvirt else ""
-        return LabHost(name, f"vg{self.tag}-{name}", f"10.98.{self.net}.{number}", "eth1", str(self.folder / name), uri, f"vg{self.tag}-{name}-", f"{runtime}/net")
+        space = f"vg{self.tag}-{name}"
+        return LabHost(name, space, f"10.98.{self.net}.{number}", "eth1", str(self.folder / name), uri, space + "-", f"{runtime}/net")
 
     def up(self) -> None:
         """Raises CannotEmulate. Leaves nothing behind when it fails."""
