@@ -20,6 +20,7 @@ COMMANDS = {
     "sim": ("virga.cli_sim", "Run the whole cloud under virtual time with faults, seed by seed."),
     "race": ("virga.cli_race", "Replay Kilo's failure, both remedies and the cure, counted."),
     "controller": ("virga.cli_controller", "Start the controller alone; hosts join it."),
+    "token": ("virga.cli_token", "Make a token that lets one host join."),
     "host": ("virga.cli_host", "Run the agent of this host."),
 }
 

@@ -85,7 +85,7 @@ class EventKeeper:
     """Keeps the trace's events as rows, a batch at a time, for `virga draw` and `virga explain` after a restart."""
 
     def __init__(self, env: Env, db: Db, trace: Trace) -> None:
-        self._env, self._db = env, db
+        self._env, self._db, self._trace = env, db, trace
         self._waiting: list[Event] = []
         self._first = 0
         self._dropped_to = 0
@@ -99,7 +99,10 @@ class EventKeeper:
     async def run(self) -> None:
         while True:
             await self._env.sleep(EVENTS_FLUSH_S)
-            await self.flush_all()
+            try:
+                await self.flush_all()
+            except Exception as error:  # a full disk loses events, and must not end the keeping of them
+                self._trace.emit("fault", "events", "", f"events not kept: {error!r}")
 
     async def flush_all(self) -> None:
         """Returns when everything emitted before the call is in the database, also what another flush has taken."""
@@ -198,6 +201,7 @@ class LiveCloud:
                 await self.doorway.open(self.config.fabric, self.config.fabric_url)
             except (OSError, ValueError) as error:
                 raise CannotStart(f"cannot listen for hosts on {self.config.fabric}: {error}") from error
+            self.cloud.extra["invite"] = self.doorway.invite
         if self.config.hypervisor == "fake":
             for number in range(1, self.config.hosts + 1):
                 await self._start_fake_host(f"host-{number}")
@@ -265,7 +269,10 @@ class LiveCloud:
     # hosts ----------------------------------------------------------------------------------------------------------
     async def _start_fake_host(self, name: str) -> None:
         folder = self.state / "hosts" / name
-        script = msgspec.convert(self.config.fake, Script)
+        try:
+            script = msgspec.convert(self.config.fake, Script)
+        except msgspec.ValidationError as error:
+            raise CannotStart(f"[fake] in the configuration: {error}") from error
         machine = Machine(name, Journal(folder / "machine.log"), script)
         self.machines[name] = machine
         self.neighbours.add(machine)

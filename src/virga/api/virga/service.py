@@ -23,7 +23,15 @@ from virga.store.db import Tx
 
 EVENTS_MAX = 5000
 OPERATIONS_MAX = 1000
+INVITE = "invite"  # key in Cloud.extra: makes a join token good for so many seconds
+JOIN_LIFETIME_MAX_S = 7 * 86400.0
 FLUSH_EVENTS = "flush_events"  # key in Cloud.extra: an async callable that writes the events still in memory
+
+
+class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the token may be used."""
+
+    lifetime_s: float = 3600.0
 
 
 def error_body(problem: Problem, request_id: str) -> dict[str, Any]:
@@ -104,11 +112,25 @@ async def show_disks(call: Call) -> Response:
     return reply(200, {"disks": disks})
 
 
+async def make_join_token(call: Call) -> Response:
+    """Leave for one host to join; administrators only. Body: {"lifetime_s": N}, at most a week, or nothing."""
+    if not call.caller.is_admin:
+        raise Problem(403, "Only an administrator lets hosts in.")
+    invite: Callable[[float], Awaitable[str]] | None = call.cloud.extra.get(INVITE)
+    if invite is None:
+        raise Problem(409, "This cloud does not listen for hosts on other machines; start it with --fabric HOST:PORT.")
+    asked = await call.body(JoinRequest)
+    if not 0 < asked.lifetime_s <= JOIN_LIFETIME_MAX_S:
+        raise Problem(400, f"Invalid input for field lifetime_s: {asked.lifetime_s:g} is not between 0 and {JOIN_LIFETIME_MAX_S:g} seconds.")
+    return reply(201, {"join_token": {"token": await invite(asked.lifetime_s), "lifetime_s": asked.lifetime_s}})
+
+
 def service() -> Service:
     """Virga's own calls below /virga."""
     virga = Service("virga", "/virga", error_body)
     virga.add("GET", "/v1", show_version, open=True)
     virga.table([
+        ("POST", "/v1/join-tokens", make_join_token),
         ("GET", "/v1/operations", list_operations),
         ("GET", "/v1/servers/{server_id}/events", list_events),
         ("GET", "/v1/servers/{server_id}/explain", show_explanation),
