@@ -37,7 +37,7 @@ class NoImages:
         return image_id
 
 
-class Script(msgspec.Struct):
+class Script(msgspec.Struct, forbid_unknown_fields=True):
     """How the fakes behave. `delay_s` by call name ('launch', 'stop', 'wire', 'fetch', ...; 'all' for the rest); `fail` counts failures still to come
     by call name; `lie` names calls that answer without doing anything."""
 
