@@ -183,3 +183,16 @@ def test_the_first_networks_are_made_once(cloud_client: Any) -> None:
     floating = cloud_client.post(f"{V2}/floatingips", {"floatingip": {"floating_network_id": found["public"]["id"], "port_id": port["id"]}},
                                  as_="demo")
     assert floating.status_code == 201 and floating.json()["floatingip"]["status"] == "ACTIVE"
+
+
+def test_an_interface_may_take_another_address_but_not_leave_what_needs_it(world: World) -> None:
+    port = world.interface("add", subnet_id=world.sub).json()["port_id"]
+    moved = world.change(f"ports/{port}", "port", fixed_ips=[{"subnet_id": world.sub, "ip_address": "10.5.0.9"}])
+    assert [item["ip_address"] for item in moved.json()["port"]["fixed_ips"]] == ["10.5.0.9"]
+    world.refused(world.change(f"ports/{port}", "port", fixed_ips=[]), 400, "BadRequest")
+    world.refused(world.change(f"ports/{port}", "port", device_id="x"), 409, "ServicePortInUse")
+    other = world.make("subnets", "subnet", network_id=world.net, ip_version=4, cidr="10.7.0.0/24")["id"]
+    world.change(f"routers/{world.router}", "router", routes=[{"destination": "192.168.0.0/16", "nexthop": "10.5.0.77"}])
+    world.refused(world.change(f"ports/{port}", "port", fixed_ips=[{"subnet_id": other}]), 409, "RouterInterfaceInUseByRoute")
+    world.change(f"routers/{world.router}", "router", routes=[])
+    assert world.change(f"ports/{port}", "port", fixed_ips=[{"subnet_id": other}]).status_code == 200

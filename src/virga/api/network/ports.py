@@ -13,11 +13,12 @@ from typing import Any
 
 from virga.api.network import fields as f
 from virga.api.network.fields import Field
+from virga.api.network.interfaces import refuse_move
 from virga.api.network.noun import SHARED, Attrs, Noun, View, Who, forbidden, shared_ids
 from virga.api.network.security_groups import GROUPS
 from virga.api.network.subnets import NETWORKS
 from virga.domain.errors import Problem
-from virga.domain.network import COMPUTE, DHCP, FLOATING, ROUTER_INTERFACE, ROUTER_OWNED, Network, Subnet
+from virga.domain.network import COMPUTE, DHCP, FLOATING, ROUTER_INTERFACE, ROUTER_OWNED, Network
 from virga.domain.port import Binding, Port, Wiring, port_status
 from virga.domain.server import Server
 from virga.ops import front
@@ -194,8 +195,8 @@ class Ports(Noun[Port]):
         network = tx.need(Network, row.network_id)
         self._may_use(tx, who, network, {name: value for name, value in attrs.items() if not _same(row, name, value)}, "update")
         self._refuse_devices(tx, who, row, attrs)
-        if row.device_owner in (*ROUTER_OWNED, FLOATING) and any(
-                name in attrs and not _same(row, name, attrs[name]) for name in ("fixed_ips", "device_id", "device_owner", "mac_address")):
+        fixed = ("device_id", "device_owner", "mac_address", *(() if row.device_owner == ROUTER_INTERFACE else ("fixed_ips",)))
+        if row.device_owner in (*ROUTER_OWNED, FLOATING) and any(name in attrs and not _same(row, name, attrs[name]) for name in fixed):
             raise Problem(409, f"Port {row.id} cannot be changed directly via the port API: has device owner {row.device_owner}.",
                           "ServicePortInUse")
         changes = self.columns(attrs)
@@ -209,6 +210,8 @@ class Ports(Noun[Port]):
             changes["mac_address"] = row.mac_address = attrs["mac_address"]
         if "fixed_ips" in attrs:
             changes["fixed_ips"] = making.change_addresses(tx, row, network, wished(attrs) or [])
+            if row.device_owner == ROUTER_INTERFACE:
+                refuse_move(tx, row, changes["fixed_ips"])
         changes.update(self._filters(tx, who, row, attrs))
         if "extra_dhcp_opts" in attrs:
             changes["extra_dhcp_opts"] = options(row.extra_dhcp_opts, attrs["extra_dhcp_opts"])
@@ -311,16 +314,6 @@ def names_of(port: Port, domain: str) -> list[View]:
         fqdn = host if host.endswith(".") else f"{host}.{domain.rstrip('.')}."
         assigned.append({"ip_address": fixed.ip_address, "hostname": host.split(".")[0], "fqdn": fqdn})
     return assigned
-
-
-def interfaces_of(tx: Tx, router_id: str) -> list[Port]:
-    """The ports by which a router stands in its networks."""
-    return tx.find(Port, device_id=router_id, device_owner=ROUTER_INTERFACE)
-
-
-def subnets_at(tx: Tx, ports: Sequence[Port]) -> list[Subnet]:
-    ids = {fixed.subnet_id for port in ports for fixed in port.fixed_ips}
-    return tx.find(Subnet, id=list(ids)) if ids else []
 
 
 PORTS = Ports()

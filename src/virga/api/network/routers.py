@@ -16,14 +16,15 @@ from virga.api.http import Call, Service, reply
 from virga.api.network import fields as f
 from virga.api.network.bodies import bodies_of
 from virga.api.network.fields import Bad, Field, quoted
+from virga.api.network.interfaces import bad_request, interfaces_of, refuse_needed, refuse_overlap, subnets_at
 from virga.api.network.noun import SHARED, Attrs, Noun, View, Who, forbidden, guarded, shared_ids, who_of, zone_names
-from virga.api.network.ports import PORTS, interfaces_of, subnets_at
+from virga.api.network.ports import PORTS
 from virga.api.network.subnets import NETWORKS, Subnets
 from virga.domain import ipam
 from virga.domain.errors import Problem
 from virga.domain.network import ROUTER_GATEWAY, ROUTER_INTERFACE, FloatingIp, HostRoute, Network, Router, Subnet
 from virga.domain.placement import Host
-from virga.domain.port import FixedIp, IpAllocation, Port
+from virga.domain.port import IpAllocation, Port
 from virga.ops.addresses import Wish
 from virga.ops.ports import change_addresses, create_port, release_port, touched
 from virga.store.db import Tx
@@ -46,10 +47,6 @@ def gateway_info(value: Any) -> dict[str, Any] | None:
     if found.get("qos_policy_id"):
         raise Bad("qos policies are not offered")
     return found
-
-
-def bad_request(resource: str, why: str) -> Problem:
-    return Problem(400, f"Bad {resource} request: {why}.", "BadRequest")
 
 
 class Routers(Noun[Router]):
@@ -232,18 +229,6 @@ class Routers(Noun[Router]):
         return {"id": row.id, "project_id": row.project_id, "tenant_id": row.project_id, "port_id": port.id,
                 "network_id": port.network_id, "subnet_id": ids[0] if ids else None, "subnet_ids": ids}
 
-    def _refuse_overlap(self, tx: Tx, row: Router, subnets: Sequence[Subnet]) -> None:
-        """Raises Problem 400 when the router stands in one of the subnets, or in one that overlaps."""
-        there = subnets_at(tx, interfaces_of(tx, row.id))
-        if row.gateway_network_id is not None:
-            there += tx.find(Subnet, network_id=row.gateway_network_id)
-        for subnet in subnets:
-            for other in there:
-                if other.id == subnet.id:
-                    raise bad_request("router", f"Router already has a port on subnet {subnet.id}")
-                if ipam.overlap(ipam.network(other.cidr), ipam.network(subnet.cidr)):
-                    raise bad_request("router", f"Cidr {subnet.cidr} of subnet {subnet.id} overlaps with cidr {other.cidr} of subnet {other.id}")
-
     def join(self, tx: Tx, who: Who, row: Router, subnet_id: str) -> Port:
         """Stand in a subnet with its gateway address. Raises Problem 400, 404 or 409."""
         subnet = SUBNETS.find(tx, who, subnet_id)
@@ -252,7 +237,7 @@ class Routers(Noun[Router]):
         network = tx.need(Network, subnet.network_id)
         if not who.owns(network) and network.id not in shared_ids(tx, "network", who.project_id, (SHARED,)):
             raise forbidden("rule:add_router_interface", "the subnet's network is not shared with this project")
-        self._refuse_overlap(tx, row, [subnet])
+        refuse_overlap(tx, row, [subnet])
         wish = Wish(subnet.id, subnet.gateway_ip)
         if subnet.ip_version == 6:
             # all IPv6 subnets of one network share the router's one IPv6 port there
@@ -274,7 +259,7 @@ class Routers(Noun[Router]):
             raise bad_request("router", f"Port {port.id} has no fixed IPs and cannot be a router's interface")
         if sum(1 for fixed in port.fixed_ips if ":" not in fixed.ip_address) > 1:
             raise bad_request("router", f"Cannot have multiple IPv4 subnets on router port {port.id}")
-        self._refuse_overlap(tx, row, subnets)
+        refuse_overlap(tx, row, subnets)
         tx.update(Port, port.id, device_id=row.id, device_owner=ROUTER_INTERFACE, security_groups=[], port_security_enabled=False,
                   allowed_address_pairs=[], revision_number=port.revision_number + 1, updated_at=tx.now)
         return port
@@ -290,7 +275,7 @@ class Routers(Noun[Router]):
                 SUBNETS.find(tx, who, subnet_id)
             port = self._interface(tx, row, subnet_id, port_id)
             going = [fixed for fixed in port.fixed_ips if subnet_id is None or port_id is not None or fixed.subnet_id == subnet_id]
-            self._refuse_needed(tx, row, port, going)
+            refuse_needed(tx, row, going)
             shown = self._interface_view(row, port, subnet_id)
             if len(going) < len(port.fixed_ips):
                 rest = [fixed for fixed in port.fixed_ips if fixed not in going]
@@ -319,19 +304,6 @@ class Routers(Noun[Router]):
             if any(fixed.subnet_id == subnet_id for fixed in port.fixed_ips):
                 return port
         raise Problem(404, f"Router {row.id} has no interface on subnet {subnet_id}", "RouterInterfaceNotFoundForSubnet")
-
-    def _refuse_needed(self, tx: Tx, row: Router, port: Port, going: Sequence[FixedIp]) -> None:
-        """Raises Problem 409 when a floating IP or a route needs the interface."""
-        gone = {fixed.subnet_id for fixed in going}
-        nets = [ipam.network(subnet.cidr) for subnet in tx.find(Subnet, id=sorted(gone))] if gone else []
-        for floating in tx.find(FloatingIp, router_id=row.id):
-            if floating.fixed_ip_address and any(ipam.address(floating.fixed_ip_address) in net for net in nets):
-                raise Problem(409, f"Router interface for subnet {sorted(gone)[0]} on router {row.id} cannot be deleted, as it is required by "
-                                   "one or more floating IPs.", "RouterInterfaceInUseByFloatingIP")
-        for route in row.routes:
-            if any(ipam.address(route.nexthop) in net for net in nets):
-                raise Problem(409, f"Router interface for subnet {sorted(gone)[0]} on router {row.id} cannot be deleted, as it is required by "
-                                   "one or more routes.", "RouterInterfaceInUseByRoute")
 
     def remove(self, tx: Tx, who: Who, row: Router) -> None:
         if interfaces_of(tx, row.id):
