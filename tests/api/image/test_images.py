@@ -131,6 +131,14 @@ def test_patch_in_both_dialects(cloud_client: Any) -> None:
     assert "colour" not in gone.json()
 
 
+def test_patch_bears_with_the_sdk_taking_stores_for_a_property(cloud_client: Any) -> None:
+    path = f"/image/v2/images/{make(cloud_client)['id']}"
+    changes = [{"op": "add", "path": "/foo", "value": "bar"}, {"op": "remove", "path": "/stores"}]
+    assert cloud_client.patch(path, changes, headers=V21, as_="demo").json()["foo"] == "bar"
+    changes = [{"op": "replace", "path": "/stores", "value": "moon"}]
+    assert cloud_client.patch(path, changes, headers=V21, as_="demo").status_code == 403
+
+
 @pytest.mark.parametrize(("change", "status", "word"), [
     ({"op": "replace", "path": "/nothing", "value": "x"}, 409, "nothing"),
     ({"op": "remove", "path": "/nothing"}, 409, "nothing"),

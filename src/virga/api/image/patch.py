@@ -74,6 +74,9 @@ def apply_patch(image: Image, changes: list[Change]) -> dict[str, Any]:
         name = change.name
         if name == "id":
             raise Problem(403, "Attribute 'id' is read-only.")
+        if change.verb == "remove" and name == "stores":
+            # openstacksdk takes `stores` for a property and removes it whenever it sets others: there is nothing to do
+            continue
         check_name(name)
         if name in WRITABLE:
             if change.verb == "remove":
