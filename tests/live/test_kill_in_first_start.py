@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.live.cloud import LiveCloud
+
 from virga.cli_demo import Child
 
 

@@ -344,12 +344,15 @@ def _backward(run: Run) -> bool:
     if verdict.state == "waiting":
         if op.waiting != verdict.reason:
             _say(run, verdict.reason, tx.now, op.deadline_at)
+            tx.emit("wait", "ops", "ops", verdict.reason, server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
         return False
     if verdict.state == "failed":
         table.stuck(run, f"{op.error}; then {verdict.reason}")
         close(tx, op, FAILED, f"{op.error}; then {verdict.reason}")
         return False
     check_move(UNDO_BEGUN, STEP_UNDONE)
+    if verdict.reason:
+        tx.emit("note", "ops", "ops", f"undo {step.name}: {verdict.reason}", server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
     tx.update(Step, op.id, op.position, state=STEP_UNDONE, undone_at=tx.now)
     op.position -= 1
     run.dirty = True
