@@ -37,8 +37,10 @@ ARROWS: dict[str, set[str]] = {
     "console": {"domain", "store", "ops", "api"},
     "sim": {"domain", "store", "fabric", "ops", "agent", "api"},
     "lab": {"domain", "store", "fabric", "ops", "agent", "api", "sim"},
-    "serve": {"domain", "store", "fabric", "ops", "agent", "api", "console"},
-    "cli": {"domain", "serve", "lab", "sim"},
+    "doorway": {"domain", "store", "fabric", "ops"},
+    "hostagent": {"domain", "fabric", "agent"},
+    "serve": {"domain", "store", "fabric", "ops", "agent", "api", "console", "doorway"},
+    "cli": {"domain", "serve", "hostagent", "doorway", "lab", "sim"},
 }
 
 # Closed even where the room as a whole is open: a host has no database, so it may not load what needs one.

@@ -253,9 +253,21 @@ class SimDb(_Base):
 
 def open_memory() -> sqlite3.Connection:
     """A fresh in-memory database with the newest schema."""
+    connection = _memory()
+    migrate(connection)
+    return connection
+
+
+def restore_memory(database: bytes) -> sqlite3.Connection:
+    """An in-memory database as it was when `connection.serialize()` gave these bytes."""
+    connection = _memory()
+    connection.deserialize(database)
+    return connection
+
+
+def _memory() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1024)
     connection.execute("PRAGMA foreign_keys=ON")
-    migrate(connection)
     return connection
 
 
