@@ -146,7 +146,7 @@ class Run:
         if "vm_state" in changes:
             shown, host = status_of(changes["vm_state"], changes.get("task_state")), changes.get("host") or self.server.host
             self.tx.emit("transition", "store", "store", f"the server is {shown}" + (f" on {host}" if host else ""), server=self.op.server_id,
-                         operation=self.op.id, cause=f"{self.op.id}/{self.op.position}")
+                         operation=self.op.id, cause=f"{self.op.id}/{self.op.position}" if self.op.position >= 0 else self.op.id)
         self.tx.hint("changed:" + self.op.server_id)
 
     def note(self, **notes: Any) -> None:
