@@ -34,7 +34,7 @@ from virga.api.identity import service as identity
 from virga.api.identity.bootstrap import Founders, bootstrap
 from virga.api.identity.secret import hash_secret
 from virga.api.image import service as image
-from virga.api.image.bootstrap import bootstrap_image, recover_images
+from virga.api.image.bootstrap import bootstrap_image, drop_blobs, recover_images
 from virga.api.network import service as network
 from virga.api.network.bootstrap import bootstrap_network
 from virga.api.virga.service import service as own
@@ -183,6 +183,7 @@ class LiveCloud:
         self.cloud.extra["flush_events"] = self.keeper.flush_all
         await self._first_start()
         await recover_images(self.cloud)
+        drop_blobs(self.cloud)
         self.env.spawn(self.hub.run(), "hub")
         self.env.spawn(self.engine.run(), "engine")
         self.env.spawn(Reconciler(self.env, self.db, self.trace, self.config).run(), "reconciler")

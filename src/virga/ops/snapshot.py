@@ -11,7 +11,7 @@ The last copy rule: offloading refuses to begin unless the snapshot image is act
 from __future__ import annotations
 
 from virga.domain.image import ACTIVE as IMAGE_ACTIVE
-from virga.domain.image import Image, filled
+from virga.domain.image import DeletedImage, Image, ImageMember, filled
 from virga.domain.operation import ABSENT, COMMAND_DONE, RUN, STOP, Command
 from virga.domain.server import ACTIVE, ERROR, POWER, SHELVED, SHELVED_OFFLOADED
 from virga.ops import placing
@@ -22,6 +22,7 @@ from virga.ops.guests import spec_args
 from virga.ops.interfaces import answered
 from virga.ops.power import as_reported
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
+from virga.store.db import Tx
 
 
 def upload(run: Run) -> None:
@@ -173,6 +174,19 @@ def unshelved(run: Run) -> None:
     for port in ports_of(run):
         activate_binding(run.tx, port.id, run.server.host or "")
     run.set_server(vm_state=ACTIVE, task_state=None, power_state=POWER["running"], fault=None, launched_at=run.tx.now)
+    forget_image(run.tx, str(run.op.input["image_id"]))
+
+
+def forget_image(tx: Tx, image_id: str) -> None:
+    """An image made by a procedure is needed no more: its row goes now, its bytes when the commit has told of them."""
+    image = tx.get(Image, image_id)
+    if image is None or image.protected:
+        return
+    tx.delete(Image, image_id)
+    tx.delete_where(ImageMember, image_id=image_id)
+    tx.insert(DeletedImage(image_id, tx.now))
+    if image.blob:
+        tx.hint("blob:" + image.blob)
 
 
 def still_offloaded(run: Run, error: str) -> None:

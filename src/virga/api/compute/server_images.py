@@ -25,6 +25,7 @@ from virga.domain.errors import Problem
 from virga.domain.image import Image, new_image_row, snapshot_properties
 from virga.domain.server import Flavor, Server
 from virga.ops import front
+from virga.ops.snapshot import forget_image
 from virga.store.db import Tx
 
 PASSWORD_BYTES = 6
@@ -118,7 +119,7 @@ def rotate(tx: Tx, server: Server, kind: str, rotation: int, newest: str) -> Non
         and not image.protected
     ]
     for image in mine[max(rotation - 1, 0) :]:
-        tx.delete(Image, image.id)
+        forget_image(tx, image.id)
 
 
 async def shelve(call: Call, value: Any) -> Response:

@@ -7,7 +7,7 @@ it can be compared. Both functions may run at every start; the second time they 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from virga.api.cloud import Cloud
 from virga.api.image.data import receive, virtual_size_of
@@ -113,3 +113,17 @@ async def recover_images(cloud: Cloud) -> int:
         return mended
 
     return len(await cloud.db.run(work))
+
+
+def drop_blobs(cloud: Cloud) -> None:
+    """From now on, delete the bytes of images that procedures have given up, as soon as a commit tells of them.
+
+    Only ops says so (hint `blob:<name>`); the image API deletes its own. A crash between the commit and the deletion
+    leaves bytes that no row names.
+    """
+    def heard(hints: Collection[str]) -> None:
+        for hint in sorted(hints):
+            if hint.startswith("blob:"):
+                cloud.env.spawn(cloud.blobs.delete(hint.removeprefix("blob:")), "drop blob")
+
+    cloud.db.on_commit(heard)
