@@ -95,20 +95,22 @@ def select_servers(
     sort: Sequence[tuple[str, bool]],
     limit: int,
     after: Server | None = None,
+    brief: bool = False,
 ) -> list[Raw]:
-    """At most `limit` raw server rows behind the marker row `after`, in order."""
+    """At most `limit` raw server rows behind the marker row `after`, in order; `brief` rows are (id, name)."""
+    columns = "id, name" if brief else _COLUMNS
     where, values = _where(wanted)
     if after is not None:
         behind, more = after_marker(_TABLE, sort, after)
         where, values = f"{where} AND {behind}", [*values, *more]
     order = order_by(_TABLE, sort)
     if wanted.predicate is None and wanted.address is None:
-        return tx.sql(f"SELECT {_COLUMNS} FROM servers WHERE {where} ORDER BY {order} LIMIT {int(limit)}", values)
+        return tx.sql(f"SELECT {columns} FROM servers WHERE {where} ORDER BY {order} LIMIT {int(limit)}", values)
     ids = _matching(tx, wanted, where, values, order, limit)
     if not ids:
         return []
     marks = ", ".join("?" * len(ids))
-    return tx.sql(f"SELECT {_COLUMNS} FROM servers WHERE id IN ({marks}) ORDER BY {order}", ids)
+    return tx.sql(f"SELECT {columns} FROM servers WHERE id IN ({marks}) ORDER BY {order}", ids)
 
 
 def _matching(tx: Tx, wanted: ServerFilter, where: str, values: list[Any], order: str, limit: int) -> list[str]:

@@ -32,8 +32,8 @@ def own_server(tx: Tx, call: Call, server_id: str | None = None) -> Server:
     return server
 
 
-def page(tx: Tx, call: Call, query: ListQuery) -> tuple[list[Raw], bool]:
-    """The raw rows of one page and whether more follow."""
+def page(tx: Tx, call: Call, query: ListQuery, brief: bool = False) -> tuple[list[Raw], bool]:
+    """The raw rows of one page ((id, name) if `brief`) and whether more follow."""
     if query.nothing or query.limit == 0:
         return [], False
     after: Server | None = None
@@ -41,7 +41,7 @@ def page(tx: Tx, call: Call, query: ListQuery) -> tuple[list[Raw], bool]:
         after = tx.get(Server, query.marker)
         if after is None or not call.caller.sees(after.project_id):
             raise Problem(400, f"marker [{query.marker}] not found")
-    rows = select_servers(tx, query.wanted, sort=query.sort, limit=query.limit + 1, after=after)
+    rows = select_servers(tx, query.wanted, sort=query.sort, limit=query.limit + 1, after=after, brief=brief)
     return rows[: query.limit], len(rows) > query.limit
 
 
@@ -53,15 +53,12 @@ def next_link(call: Call, last_id: str) -> list[dict[str, str]]:
 
 async def list_servers(call: Call) -> Response:
     query = read_query(call)
-    rows, more = await call.cloud.db.read(lambda tx: page(tx, call, query))
-    servers = [{"id": raw[0], "name": raw[_NAME], "links": views.links(call.base_url(), raw[0])} for raw in rows]
+    rows, more = await call.cloud.db.read(lambda tx: page(tx, call, query, brief=True))
+    servers = [{"id": raw[0], "name": raw[1], "links": views.links(call.base_url(), raw[0])} for raw in rows]
     body: dict[str, object] = {"servers": servers}
     if more:
         body["servers_links"] = next_link(call, rows[-1][0])
     return reply(200, body)
-
-
-_NAME = Server.__struct_fields__.index("name")
 
 
 async def list_detail(call: Call) -> Response:
