@@ -19,7 +19,7 @@ import msgspec
 
 from virga.api.http import Call
 from virga.domain.placement import UP
-from virga.domain.server import DELETED, ERROR, STATUS, Server
+from virga.domain.server import STATUS, Server
 from virga.store import server_list
 from virga.store.db import Tx
 from virga.store.server_list import Raw
@@ -158,7 +158,7 @@ def _basics(server: Server, around: Around, view: View) -> dict[str, Any]:
     }
     if server.status in PROGRESS_STATUSES:
         body["progress"] = server.progress
-    if server.fault is not None and server.vm_state in (ERROR, DELETED):
+    if server.fault is not None and server.status in ("ERROR", "DELETED"):
         body["fault"] = fault_view(server, view)
     if view.version >= (2, 9):
         body["locked"] = server.locked
