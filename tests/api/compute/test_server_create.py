@@ -9,7 +9,8 @@ import pytest
 from api.compute.servers_house import LARGE, SMALL, House, refused
 from virga.domain.compute import Keypair, QuotaLimit, ServerGroup
 from virga.domain.image import Image
-from virga.domain.port import Port
+from virga.domain.network import NetworkQuota
+from virga.domain.port import IpAllocation, Port
 from virga.domain.server import Flavor, Server
 
 
@@ -237,11 +238,22 @@ def test_a_port_of_the_users_own(house: House) -> None:
 
 def test_an_address_that_is_taken_or_foreign(house: House) -> None:
     made(house.create(networks=[{"uuid": house.net, "fixed_ip": "10.1.0.70"}]))
-    again = house.create(networks=[{"uuid": house.net, "fixed_ip": "10.1.0.70"}])
-    assert again.status_code in (400, 409)
-    assert "10.1.0.70" in again.text
+    refused(house.create(networks=[{"uuid": house.net, "fixed_ip": "10.1.0.70"}]), 400, "10.1.0.70")
     refused(house.create(networks=[{"uuid": house.net, "fixed_ip": "192.0.2.1"}]), 400)
     assert house.count() == 1
+
+
+def test_no_port_left_is_over_quota(house: House) -> None:
+    add(house, NetworkQuota(house.client.projects["demo"], "port", 1))
+    refused(house.create(min_count=2, networks=[{"uuid": house.net}]), 403)
+    assert house.count() == 0
+
+
+def test_no_address_left(house: House) -> None:
+    for number in range(90):
+        add(house, IpAllocation(house.subnet, f"10.1.0.{10 + number}", house.net, "somebody"))
+    refused(house.create(networks=[{"uuid": house.net}]), 400)
+    assert house.count() == 0
 
 
 def test_tags_of_nics_exist_only_in_some_versions(house: House) -> None:

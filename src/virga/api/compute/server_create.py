@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from virga.api.compute.access import ask_of, must_write, project_of
 from virga.api.compute.inputs import bad
-from virga.api.compute.networks_of import may_plug_into, own_and_shared, usable_network
+from virga.api.compute.networks_of import compute_status, may_plug_into, own_and_shared, usable_network
 from virga.api.compute.server_views import links
 from virga.api.compute.server_wish import Nics, Wish, read_wish
 from virga.api.http import Call, reply
@@ -214,7 +214,8 @@ def create(tx: Tx, call: Call, wish: Wish) -> tuple[list[Server], str]:
             admin_pass=password,
             **columns,
         )
-        front.boot(tx, ask_of(call), server, nics)
+        with compute_status():
+            front.boot(tx, ask_of(call), server, nics)
         made.append(server)
     return made, password
 

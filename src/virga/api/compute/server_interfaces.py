@@ -15,6 +15,7 @@ from starlette.responses import Response
 from virga.api.compute import inputs
 from virga.api.compute.access import ask_of, must_write
 from virga.api.compute.inputs import Fields, body_of, optional
+from virga.api.compute.networks_of import compute_status
 from virga.api.compute.server_actions import ACTIONS, Action
 from virga.api.compute.server_create import choose_nics, need_nic
 from virga.api.compute.server_wish import Nics
@@ -111,7 +112,8 @@ def _attach(tx: Tx, call: Call, nic: NicRequest) -> tuple[str, str]:
         nic = NicRequest(chosen[0].network_id, None, None, nic.tag)
     else:
         need_nic(tx, call, nic)
-    port = front.attach_interface(tx, ask_of(call), server, nic)
+    with compute_status():
+        port = front.attach_interface(tx, ask_of(call), server, nic)
     (op,) = tx.find(Operation, server_id=server.id, epoch=server.epoch)
     return port.id, op.id
 
