@@ -66,12 +66,14 @@ class Hub:
     def __init__(self, env: Env, db: Db, trace: Trace, config: Config) -> None:
         self.env, self.db, self.trace, self.config = env, db, trace, config
         self.sessions: dict[str, Session] = {}
-        self._all: set[Session] = set()
+        self._all: dict[Session, None] = {}  # in order: a kill must close links the same way in every run
         self._inbox: list[tuple[Session, Hello | Report | None]] = []
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._queries: dict[str, asyncio.Future[Answer]] = {}
         self.stale_facts = 0
+        self.images_port = 0  # told to hosts; set where images are served to them
+        self.welcomed: Callable[[str], None] = lambda host: None  # a host's session has begun; it has seen nothing yet
         self.renew: Renew | None = None  # signs a host's next certificate; set where there is an authority
         db.on_commit(self._heard)
         env.on_kill(self._drop_all)
@@ -80,7 +82,7 @@ class Hub:
         """Take over a fresh link from a host; its first frame must be Hello. `proven` is the name its certificate carries, if it came by one."""
         session = Session(self, link)
         session.proven, session.proven_id = proven, proven_id
-        self._all.add(session)
+        self._all[session] = None
         link.start(session.receive, session.closed)
 
     def take(self, session: Session, frame: Hello | Report | None) -> None:
@@ -92,7 +94,7 @@ class Hub:
         self._wake.set()
 
     def lost(self, session: Session) -> None:
-        self._all.discard(session)
+        self._all.pop(session, None)
         if session.host and self.env.alive:
             self.take(session, None)
 
@@ -140,7 +142,7 @@ class Hub:
                     certificate = ""
                     if frame.certificate_request and session.proven and self.renew is not None:
                         certificate = self.renew(tx, session.proven_id, session.proven, frame.certificate_request)
-                    answers.append((session, Welcome(number, certificate)))
+                    answers.append((session, Welcome(number, certificate, self.images_port)))
                     answers.append((session, Ack(0)))
                 elif session.host:
                     stale += _note(tx, session.host, frame.guests, frame.wirings, frame.results)
@@ -164,6 +166,8 @@ class Hub:
                 session.number = answer.session
                 self._due[session.host] = None
             session.link.send(answer)
+            if isinstance(answer, Welcome):
+                self.welcomed(session.host)
         for session, frame in batch:
             if frame is None and self.sessions.get(session.host) is session:
                 del self.sessions[session.host]

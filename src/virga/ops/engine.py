@@ -41,7 +41,7 @@ from virga.domain.operation import (
     check_move,
 )
 from virga.domain.placement import Host
-from virga.domain.server import Server, status_of
+from virga.domain.server import ERROR, Server, status_of
 from virga.ops import actions
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
@@ -318,11 +318,24 @@ def start_undo(run: Run, error: str) -> None:
     tx.emit("fault", "ops", "ops", f"{op.kind} turns back: {error}", server=op.server_id, operation=op.id, cause=op.id)
 
 
+def turn_back(tx: Tx, config: Config, op: Operation, state: str) -> None:
+    """Undo an open operation because an administrator reset its server's state to `state` ('active' or 'error')."""
+    run = Run(tx, op, config)
+    run.note(reset_to=state)
+    if op.state == RUNNING:
+        start_undo(run, "an administrator reset the server's state")
+    advance(tx, config, op)
+    save(tx, op)
+    tx.hint("op:" + op.id)
+
+
 def _backward(run: Run) -> bool:
     tx, op = run.tx, run.op
     table = PROCEDURES[op.kind]
     if op.position < 0:
         table.cancelled(run, op.error)
+        if op.notes.get("reset_to") == ERROR:
+            run.set_server(vm_state=ERROR)
         close(tx, op, UNDONE, op.error)
         return False
     step = table.steps[op.position]

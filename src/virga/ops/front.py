@@ -28,7 +28,7 @@ from virga.domain.server import (
     FlavorSpec,
     Server,
 )
-from virga.ops import actions, interfaces, live, power
+from virga.ops import actions, interfaces, live, placing, power
 from virga.ops import boot as _boot
 from virga.ops import delete as _delete
 from virga.ops import rebuild as _rebuild
@@ -36,7 +36,7 @@ from virga.ops import resize as _resize
 from virga.ops import revert as _revert
 from virga.ops import snapshot as _snapshot
 from virga.ops.addresses import Wish
-from virga.ops.engine import open_operation, supersede
+from virga.ops.engine import open_operation, supersede, turn_back
 from virga.ops.ports import create_port
 from virga.store.db import Tx
 from virga.store.quota import check_room
@@ -276,8 +276,8 @@ def live_migrate(tx: Tx, ask: Ask, server: Server, host: str | None = None) -> O
     return _move(tx, ask, server, "live_migrate", "live-migration", "live-migration", "accepted", server.flavor, {"host": host}, task_state="migrating")
 
 
-def evacuate(tx: Tx, ask: Ask, server: Server, host: str | None = None) -> Operation:
-    """Rebuild elsewhere. Raises 400 while the server's host is up."""
+def evacuate(tx: Tx, ask: Ask, server: Server, host: str | None = None, *, stay_stopped: bool = False) -> Operation:
+    """Rebuild elsewhere; `stay_stopped` leaves it stopped there, as microversion 2.95 wants. Raises 400 while the server's host is up."""
     need_unlocked(server, ask)
     if server.vm_state not in (ACTIVE, STOPPED, ERROR):
         raise Problem(409, f"Cannot 'evacuate' instance {server.id} while it is in vm_state {server.vm_state}")
@@ -289,7 +289,7 @@ def evacuate(tx: Tx, ask: Ask, server: Server, host: str | None = None) -> Opera
     if op is not None and op.state in OPEN:
         raise Problem(409, f"Cannot 'evacuate' instance {server.id} while it is in task_state {server.task_state}")
     return _move(tx, ask, server, "evacuate", "evacuate", "evacuation", "accepted", server.flavor,
-                 {"host": host, "source": lost.name, "was": server.vm_state}, task_state="rebuilding")
+                 {"host": host, "source": lost.name, "was": STOPPED if stay_stopped else server.vm_state}, task_state="rebuilding")
 
 
 def shelve(tx: Tx, ask: Ask, server: Server, image_id: str) -> Operation:
@@ -341,11 +341,23 @@ def detach_interface(tx: Tx, ask: Ask, server: Server, port_id: str) -> Operatio
 
 
 def reset_state(tx: Tx, ask: Ask, server: Server, state: str) -> None:
-    """An administrator's last word on vm_state; an operation that holds the server is ended first, its commands withdrawn."""
+    """An administrator's last word on vm_state. Raises 409 while the server is being deleted: that always ends.
+
+    An operation that holds the server is turned back, not dropped: half a move has guests and disks on two hosts, and only its own undo knows which of
+    them must not run. Until the undo has ended the server shows `state`, and afterwards what the undo found, or ERROR if that was asked for.
+    Without an operation an unconfirmed move is over: the server stays where it is, and the copy at its source is given up.
+    """
     op = tx.get(Operation, server.operation_id) if server.operation_id else None
     if op is not None and op.state in OPEN:
-        supersede(tx, op, "an administrator reset the server's state")
-    tx.update(Server, server.id, vm_state=state, task_state=None, epoch=server.epoch + 1, updated_at=tx.now)
+        if op.kind == "delete":
+            raise Problem(409, f"Cannot 'os-resetState' instance {server.id} while it is being deleted")
+        tx.update(Server, server.id, vm_state=state, task_state=None, updated_at=tx.now)
+        turn_back(tx, ask.config, op, state)
+    else:
+        for migration in tx.find(Migration, server_id=server.id, status="finished"):
+            tx.update(Migration, migration.id, status="error", updated_at=tx.now)
+            placing.release(tx, migration.source, migration.id)
+        tx.update(Server, server.id, vm_state=state, task_state=None, old_flavor=None, old_vm_state=None, epoch=server.epoch + 1, updated_at=tx.now)
     tx.hint("server:" + server.id)
     actions.begin(tx, server.id, "resetState", project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id)
 

@@ -1,20 +1,23 @@
 """What must always be true of the whole cloud, one checker a truth.
 
 `Watch` sees every change of every machine as it happens: at most one running copy of a guest, and no disk deleted while it is the last. `check_rows`
-looks at the database at any moment; `check_calm` at the end, when chaos has stopped and everything has had its time: every operation ended, no server
-stuck, ports wired where their server is, claims exactly what servers and unconfirmed moves need, guests where the rows say, bytes as the model
-expects. A broken invariant raises `Broken`: sentence, and the name of the rule for shrinking.
+looks at the database at any moment: one active binding a port, no host overfull, every wait named and with a deadline. `check_calm` at the end, when
+chaos has stopped and everything has had its time: every operation ended, no server stuck, ports wired where their server is, claims exactly what
+servers and unconfirmed moves need, guests where the rows say, actions and migrations closed, outboxes empty, nothing left of the deleted. Bytes and
+expected states are model.py's. A broken invariant raises `Broken`: sentence, and the name of the rule for shrinking.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from virga.agent.fake import Machine
-from virga.domain.operation import OPEN, Migration, Operation
-from virga.domain.placement import Claim
+from virga.domain.operation import OPEN, PENDING, Action, ActionEvent, Command, Migration, Operation
+from virga.domain.placement import UP, Claim, Host
 from virga.domain.port import BOUND, Binding, Port, Wiring
 from virga.domain.server import ACTIVE, ERROR, PAUSED, RESIZED, SHELVED_OFFLOADED, STOPPED, SUSPENDED, Server
+from virga.ops.delete import MOVE_OPEN
 from virga.ops.placing import room_of
+from virga.store.claims import room_used
 from virga.store.db import Tx
 
 
@@ -56,6 +59,20 @@ def check_rows(tx: Tx) -> None:
     for op in tx.find(Operation, state=list(OPEN)):
         if tx.need(Server, op.server_id).operation_id != op.id:
             raise Broken("one-operation", f"{op.kind} {op.id} is open but does not hold its server")
+        if not op.waiting or op.deadline_at is None:
+            told = f"waits for {op.waiting or 'nothing it names'} until {op.deadline_at}"
+            raise Broken("every-wait-named", f"{op.kind} {op.id} ({op.state}, step {op.position}) {told}")
+    _check_room(tx)
+
+
+def _check_room(tx: Tx) -> None:
+    """Claims never promise more of a host than it has, at its ratios."""
+    used = room_used(tx)
+    for host in tx.find(Host):
+        taken = used.get(host.name)
+        most = (host.vcpus * host.cpu_ratio, host.ram_mb * host.ram_ratio, host.disk_gb * host.disk_ratio)
+        if taken is not None and (taken.vcpus > most[0] or taken.ram_mb > most[1] or taken.disk_gb > most[2]):
+            raise Broken("no-host-overfull", f"{host.name} has promised {taken} of {most}")
 
 
 def check_calm(tx: Tx, machines: dict[str, Machine]) -> None:
@@ -69,7 +86,42 @@ def check_calm(tx: Tx, machines: dict[str, Machine]) -> None:
             left = [machine.name for machine in machines.values() if machine.guests().get(server.id) or machine.disk(server.id) is not None]
             if left:
                 raise Broken("nothing-left", f"deleted server {server.id} still has a guest or disk on {left[0]}")
+            if tx.find(Port, device_id=server.id, limit=1):
+                raise Broken("nothing-left", f"deleted server {server.id} still has a port")
+    _check_taps(tx, machines)
     _check_claims(tx)
+    _check_records(tx)
+
+
+def _check_taps(tx: Tx, machines: dict[str, Machine]) -> None:
+    """A tap belongs to a port that is bound to its host; every other one was taken away."""
+    for machine in machines.values():
+        for port_id in machine.journal.find("tap/"):
+            port = tx.get(Port, port_id)
+            if port is None or tx.get(Binding, port_id, machine.name) is None:
+                server = tx.get(Server, port.device_id) if port else None
+                if server is None or server.vm_state != ERROR:
+                    raise Broken("nothing-left", f"{machine.name} has a tap of port {port_id}, which is {'not bound there' if port else 'gone'}")
+    for binding in tx.find(Binding):
+        if tx.get(Port, binding.port_id) is None:
+            raise Broken("nothing-left", f"port {binding.port_id} is gone, its binding on {binding.host} is not")
+
+
+def _check_records(tx: Tx) -> None:
+    """What users read of what happened is closed, and no connected host has anything left to do."""
+    for event in tx.find(ActionEvent, result=None):
+        raise Broken("actions-closed", f"event {event.name} of {event.request_id} ({event.server_id}) was never finished")
+    ended = {op.request_id for op in tx.find(Operation)}
+    for action in tx.find(Action):
+        if action.operation_id and action.request_id not in ended:
+            raise Broken("actions-closed", f"action {action.action} of {action.request_id} belongs to no operation")
+    for migration in tx.find(Migration, status=list(MOVE_OPEN)):
+        server = tx.need(Server, migration.server_id)
+        if migration.status != "finished" or (server.vm_state != RESIZED and server.vm_state != ERROR):
+            raise Broken("migrations-closed", f"migration {migration.number} of {server.id} ({server.vm_state}) is still {migration.status}")
+    up = [host.name for host in tx.find(Host, state=UP)]
+    for command in tx.find(Command, state=PENDING, host=up, limit=1):
+        raise Broken("outbox-empty", f"{command.host} is connected and {command.verb} of {command.server_id} ({command.id}) is still in its outbox")
 
 
 RUNS_AS = {ACTIVE: "running", STOPPED: "stopped", PAUSED: "paused", SUSPENDED: "suspended"}

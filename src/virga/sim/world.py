@@ -7,21 +7,23 @@ and links are the simulated ones. A started cloud with running servers can be ke
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
-import sqlite3
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import msgspec
 
-from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, NoImages, Script
+from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, Script
+from virga.agent.hypervisor import DriverError, ImageRef
 from virga.agent.journal import Journal
 from virga.agent.session import Agent
 from virga.domain.ask import Ask
 from virga.domain.config import Compute, Config
+from virga.domain.image import Image, filled, new_image_row
 from virga.domain.network import Network
 from virga.domain.operation import Operation
-from virga.domain.server import FlavorSpec, Server
+from virga.domain.server import Flavor, FlavorSpec, Server
 from virga.fabric.hub import Hub
 from virga.fabric.link import Link, memory_pair
 from virga.fabric.wire import Frame
@@ -31,12 +33,32 @@ from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, Killed, sim_env
 from virga.runtime.trace import Trace
 from virga.sim.invariants import Watch
-from virga.store.db import SimDb, Tx, open_memory
+from virga.store.db import SimDb, Tx, open_memory, restore_memory
 
 T = TypeVar("T")
-PROJECT, USER, NETWORK_ID = "project-1", "user-1", "network-1"
+PROJECT, USER = "project-1", "user-1"
+NETWORKS = ("00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b")
+NETWORK_ID = NETWORKS[0]
+IMAGE_ID, IMAGE_BYTES = "00000000-0000-4000-8000-000000000001", b"image\n"
 SMALL = FlavorSpec("1", "small", 1, 512, 1)
 BIG = FlavorSpec("2", "big", 2, 1024, 2)
+HUGE = FlavorSpec("3", "huge", 2, 2048, 3)
+
+
+class ImageStore:
+    """The bytes of images, as the cloud's store holds them: they outlive every process."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {IMAGE_ID: IMAGE_BYTES}
+
+    async def fetch(self, image: ImageRef) -> bytes:
+        if image.id not in self.data:
+            raise DriverError(f"there is no image {image.id}", "no-image")
+        return self.data[image.id]
+
+    async def store(self, image_id: str, data: bytes) -> str:
+        self.data[image_id] = data
+        return image_id
 
 
 class Weather:
@@ -78,10 +100,11 @@ class World:
         self.config = config or Config(compute=Compute(
             operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0, shelved_offload_time=-1.0))
         self.trace = Trace(self.env.now, ring=512)
-        self.connection = open_memory() if snapshot is None else _restore(snapshot.database)
+        self.connection = open_memory() if snapshot is None else restore_memory(snapshot.database)
         self.engine_type = engine
         self.mean_delay_s = mean_delay_s
         self.neighbours = Neighbourhood()
+        self.images = ImageStore()
         self.machines: dict[str, Machine] = {}
         self.journals: dict[str, Journal] = {}
         self.weather: dict[str, Weather] = {}
@@ -104,8 +127,10 @@ class World:
 
     def _may_lose(self, server_id: str) -> bool:
         """Whether a server's last disk may go: it is being deleted, or it never ran, or its image holds it."""
-        row = self.connection.execute("SELECT task_state, launched_at, vm_state FROM servers WHERE id = ?", (server_id,)).fetchone()
-        return row is None or row[0] == "deleting" or row[1] is None or row[2] in ("deleted", "shelved", "shelved_offloaded")
+        row = self.look(lambda tx: tx.get(Server, server_id))
+        if row is None or row.task_state == "deleting" or row.launched_at is None:
+            return True
+        return row.vm_state in ("deleted", "shelved", "shelved_offloaded")
 
     # processes ------------------------------------------------------------------------------------------------------
     def start_controller(self) -> None:
@@ -140,9 +165,10 @@ class World:
     def start_agent(self, name: str) -> None:
         env = self.agents[name] = self.env.child(name)
         machine = self.machines[name]
+        host_id = f"00000000-0000-4000-8000-{name.rpartition('-')[2]:0>12}"
         agent = Agent(
-            env, self.trace, name, f"id-{name}", self.config.compute, FakeHypervisor(env, machine, self.neighbours),
-            FakeDisks(env, machine, self.neighbours, NoImages()), FakeWiring(env, machine), self.journals[name], self._dialer(name))
+            env, self.trace, name, host_id, self.config.compute, FakeHypervisor(env, machine, self.neighbours),
+            FakeDisks(env, machine, self.neighbours, self.images), FakeWiring(env, machine), self.journals[name], self._dialer(name))
         env.spawn(agent.run(), "agent")
 
     def kill_agent(self, name: str) -> None:
@@ -214,11 +240,16 @@ class World:
 
     async def boot(self, flavor: FlavorSpec = SMALL, ports: int = 1) -> str:
         server_id = self.env.new_id()
-        server = Server(server_id, PROJECT, USER, f"server-{len(self.servers)}", flavor)
+        server = Server(server_id, PROJECT, USER, f"server-{len(self.servers)}", flavor, image_id=IMAGE_ID)
         nics = [front.NicRequest(network_id=NETWORK_ID)] * ports
         await self.run(lambda tx: front.boot(tx, self.ask(), server, nics))
         self.servers.append(server_id)
         return server_id
+
+    def know_servers(self) -> None:
+        """Take up servers that were booted by others than `boot`, in the order they came."""
+        found = self.look(lambda tx: tx.find(Server, sort=[("created_at", False), ("id", False)]))
+        self.servers += [server.id for server in found if server.id not in self.servers]
 
     async def act(self, server_id: str, what: Callable[[Tx, Ask, Server], Any]) -> Any:
         """One action on a server. Raises Problem as the API would answer."""
@@ -244,13 +275,15 @@ def _journal(values: dict[str, Any] | None) -> Journal:
     return journal
 
 
-def _restore(database: bytes) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1024)
-    connection.deserialize(database)
-    connection.execute("PRAGMA foreign_keys=ON")
-    return connection
+async def furnish(world: World) -> None:
+    """What the simulated servers are made of: two networks (no subnets: addresses are the network room's own tests), flavors, one image."""
+    def closure(tx: Tx) -> None:
+        for number, network_id in enumerate(NETWORKS):
+            tx.insert(Network(id=network_id, project_id=PROJECT, name=f"net-{number}"))
+        for flavor in (SMALL, BIG, HUGE):
+            tx.insert(Flavor(flavor.id, flavor.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb))
+        tx.insert(new_image_row(IMAGE_ID, PROJECT, tx.now, name="image", visibility="public", disk_format="raw"))
+        md5 = hashlib.md5(IMAGE_BYTES, usedforsecurity=False).hexdigest()
+        tx.update(Image, IMAGE_ID, **filled(len(IMAGE_BYTES), md5, hashlib.sha512(IMAGE_BYTES).hexdigest(), IMAGE_ID, None, tx.now))
 
-
-async def make_network(world: World) -> None:
-    """The one network the simulated servers are on (no subnet: addresses are the network room's own tests)."""
-    await world.run(lambda tx: tx.insert(Network(id=NETWORK_ID, project_id=PROJECT, name="net")))
+    await world.run(closure)
