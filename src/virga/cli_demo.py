@@ -2,7 +2,7 @@
 
 Owns: the child process (a real `virga up` on a free port, its output in a log file of the state folder) and the display.
 Rules: the cloud is always a fresh one, so that the result is about this run; the child is stopped on every way out but --keep; exit code 0 only when
-every revert that was due ended ACTIVE on its old host and no disk was lost. On a terminal a progress bar moves; elsewhere each phase is a plain line.
+every revert that was due ended ACTIVE on its old host and no disk was lost. Each phase is a plain line; on a terminal a bar moves below.
 With --json stdout is one JSON document and everything else goes to stderr.
 Why a child and not the cloud in this process: what is shown must be what a user gets, with a real socket in between.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,14 +79,15 @@ class Child:
 
 
 class Display:
-    """A bar on a terminal, a line a phase elsewhere."""
+    """A line a phase when it is through; on a terminal a bar below them for the one under way."""
 
     def __init__(self, console: Console, env: Env, servers: int) -> None:
         self.console, self.env, self.servers = console, env, servers
         self.round = ""
         self._bar: Progress | None = None
         if console.is_terminal:
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+                                 transient=True)
             self._bar.start()
         self._task: Any = None
         self._began = 0.0
@@ -96,9 +98,12 @@ class Display:
             self._began = self.env.monotonic()
             if self._bar is not None:
                 self._task = self._bar.add_task(text, total=self.servers)
-        elif self._bar is not None:
+            return
+        if self._bar is not None:
             self._bar.update(self._task, completed=done)
-        elif done == self.servers:
+        if done == self.servers:
+            if self._bar is not None:
+                self._bar.remove_task(self._task)
             self.console.print(f"{text}: {done} of {self.servers} in {self.env.monotonic() - self._began:.2f} s", highlight=False)
 
     def close(self) -> None:
@@ -253,6 +258,7 @@ def command(
     console = Console(stderr=as_json, soft_wrap=False)
     child: Child | None = None
     ours, kept = False, False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill must not leave the cloud behind either
     try:
         path, ours = folder_for(state)
         demo = Demo(console, servers=servers, rounds=rounds, folder=drawings_folder(output), hypervisor=hypervisor)

@@ -42,9 +42,9 @@ class Running:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Host-1 and host-2 take a moment for every wiring, so that a wait can be seen."""
+    """Wiring takes a moment, so that the drawings have waits of some length."""
     folder = tmp_path_factory.mktemp("cli") / "state"
-    cloud = LiveCloud(folder, "[fake]\ndelay_s = {wire = 0.4}\n")
+    cloud = LiveCloud(folder, "[fake]\ndelay_s = {wire = 0.1}\n")
 
     async def start() -> None:
         await cloud.start()

@@ -1,7 +1,6 @@
-"""`virga draw` and `virga explain` against a real cloud: a server under way, after a revert, and what they say when asked for nonsense."""
+"""`virga draw` and `virga explain` against a real cloud: a server after a revert, and what they say when asked for nonsense."""
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -70,23 +69,6 @@ def test_the_explanation_of_what_is_over(running: Running, reverted: str) -> Non
     assert "migration" in result.output
     assert "reverted" in result.output
     assert "guest running; disk here" in result.output
-
-
-def test_the_explanation_of_a_wait(running: Running) -> None:
-    server_id = running.do(lambda cloud: cloud.create("still-building"))
-    told = json.loads(running.virga("explain", server_id, "--json").output)
-    assert told["operation"]["kind"] == "boot"
-    assert told["operation"]["step"] == "spawn"
-    result = running.virga("explain", server_id)
-    assert "boot is under way since" in result.output
-    assert re.search(r"step spawn waits since .*, deadline \d\d:\d\d:\d\d", result.output)
-    assert re.search(r"for host-\d to report the guest running", result.output)
-    assert re.search(r"host-\d has to answer the command 'create'", result.output)
-    assert "it undoes spawn, place" in result.output
-    assert "<- differs" in result.output
-    drawn = running.virga("draw", server_id)
-    assert "now: still under way" in drawn.output
-    running.do(lambda cloud: cloud.wait(server_id, "ACTIVE"))
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

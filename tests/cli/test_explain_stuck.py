@@ -5,11 +5,13 @@ The cloud runs in this process, so that one host of it can be killed alone; the 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from virga.cli_client import Client, find_login
+from virga.cli_draw import diagram_of
 from virga.cli_explain import page, waiting_lines
 from virga.domain.config import Compute, Config
 from virga.serve import LiveCloud
@@ -59,6 +61,29 @@ async def waits_for(client: Client, server_id: str, text: str) -> str:
             return shown
         await asyncio.sleep(0.02)
     raise AssertionError(f"{text!r} does not come up in:\n{shown}")
+
+
+def test_a_server_being_built_says_who_has_to_act(tmp_path: Path) -> None:
+    async def story(cloud: LiveCloud, client: Client) -> None:
+        for machine in cloud.machines.values():
+            machine.script.delay_s["wire"] = 3600.0
+        server_id = await create(client, "building")
+        shown = await waits_for(client, server_id, "step spawn waits since")
+        assert "boot is under way since" in shown
+        assert re.search(r"waits since .*, deadline \d\d:\d\d:\d\d", shown)
+        assert re.search(r"for host-\d to report the guest running", shown)
+        assert re.search(r"for host-\d to report port \w+ \(binding host-\d, generation 1\) wired", shown)
+        assert re.search(r"host-\d has to answer the command 'create' \(queued .* ago, the host is connected\)", shown)
+        assert "it undoes spawn, place" in shown
+        assert "<- differs" in shown
+        drawn = (await diagram_of(client, server_id, "building")).text(200)
+        assert "now: still under way" in drawn
+        assert "create" in drawn
+        await client.call("DELETE", "compute", f"/servers/{server_id}")
+        shown = await waits_for(client, server_id, "last operation: delete, done")
+        assert "it was deleted" in shown
+
+    with_cloud(tmp_path, story)
 
 
 def test_a_revert_whose_other_host_is_gone_waits_until_an_operator_fences_it(tmp_path: Path) -> None:
