@@ -97,7 +97,7 @@ class Case:
         for server_id in servers:
             await self.cloud.ask("resize", server_id)
             await self._pause(self.plan.resize_gap_s)
-        await self._until({server_id: (RESIZED,) for server_id in servers})
+        await self._until(dict.fromkeys(servers, (RESIZED,)))
         await self._pause(self.plan.settle_s)
 
     async def _revert_all(self, servers: list[str]) -> None:
@@ -106,7 +106,7 @@ class Case:
         for server_id in servers:
             await cloud.ask("revert", server_id)
             await self._pause(self.plan.revert_gap_s)
-        await self._until({server_id: ("active",) for server_id in servers})
+        await self._until(dict.fromkeys(servers, ("active",)))
         await cloud.env.sleep(TAIL_S)
         for server_id in servers:
             vm_state, task_state = cloud.state(server_id)

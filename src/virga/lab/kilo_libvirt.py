@@ -16,7 +16,7 @@ from virga.agent.fake import FakeHypervisor
 from virga.agent.hypervisor import GuestSpec
 from virga.domain.server import Server
 from virga.lab import kilo_rules as rules
-from virga.lab.kilo_waiters import Waiter, Waiters
+from virga.lab.kilo_waiters import Waiter
 
 if TYPE_CHECKING:
     from virga.lab.kilo import KiloCloud

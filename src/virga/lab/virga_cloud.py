@@ -15,7 +15,7 @@ from virga.lab.meter import Meter, MeteredJournal
 from virga.lab.options import DELAYS
 from virga.ops import front
 from virga.runtime.trace import Event
-from virga.sim.explorer import SNAPSHOTS, prepare
+from virga.sim.explorer import snapshot_of
 from virga.sim.loop import SimLoop
 from virga.sim.world import BIG, World
 
@@ -26,11 +26,8 @@ class VirgaCase:
     """See the module."""
 
     def __init__(self, seed: int, plan: Plan, destroy_s: float = DELAYS["destroy"]) -> None:
-        key = (plan.servers, HOSTS)
-        if key not in SNAPSHOTS:
-            SNAPSHOTS[key] = prepare(*key)
         calls = {"stop": destroy_s, "launch": DELAYS["launch"], "fetch": DELAYS["copy"], "wire": DELAYS["poll"]}
-        self.world = World(seed, HOSTS, mean_delay_s=DELAYS["rpc"], snapshot=SNAPSHOTS[key], script=Script(delay_s=calls))
+        self.world = World(seed, HOSTS, mean_delay_s=DELAYS["rpc"], snapshot=snapshot_of(plan.servers, HOSTS), script=Script(delay_s=calls))
         self.env = self.world.env
         self.meter = Meter(self.env.now, lambda journal, port_id: "tap/" + port_id in journal)
         for name, machine in self.world.machines.items():
