@@ -342,3 +342,15 @@ def test_evacuate_only_from_a_host_that_is_down(house: House) -> None:
     )
     assert (answer.status_code, answer.json()) == (200, {"adminPass": "x"})
     assert str(house.row(server_id).task_state).startswith("rebuild")
+
+
+@pytest.mark.parametrize(("version", "was"), [("2.94", ACTIVE), ("2.95", STOPPED)])
+def test_an_evacuated_server_stays_stopped_since_2_95(house: House, version: str, was: str) -> None:
+    from virga.domain.operation import Operation
+    from virga.domain.placement import Host
+
+    server_id = house.server()
+    house.client.run(house.client.db.run(lambda tx: tx.update(Host, "host-1", forced_down=True)))
+    assert house.act(server_id, {"evacuate": {}}, version=version, as_="admin").status_code == 200
+    (op,) = house.client.run(house.client.db.read(lambda tx: tx.find(Operation, server_id=server_id)))
+    assert op.input["was"] == was

@@ -215,7 +215,7 @@ def test_a_parameter_that_cannot_be_read_is_named(house: House, query: str, word
         ("status=ERROR&status=SHUTOFF", {"web-2", "bad"}),
         ("status=VERIFY_RESIZE", {"moved"}),
         ("status=REVERT_RESIZE", {"back"}),
-        ("status=NONSENSE", set()),
+        ("status=SOFT_DELETED", set()),
         ("flavor=2", {"db"}),
         ("flavor=none", set()),
         ("image=nothing", set()),
@@ -281,6 +281,12 @@ def test_a_hostile_expression_costs_nothing(house: House) -> None:
     began = house.client.env.monotonic()
     assert names(house.call("GET", "/servers?name=(a%2B)%2B(a%2B)%2B$b")) == []
     assert house.client.env.monotonic() - began < 1.0
+
+
+def test_an_unknown_status_lists_nothing_before_2_38_and_is_refused_since(house: House) -> None:
+    house.server()
+    assert names(house.call("GET", "/servers?status=NONSENSE", version="2.37")) == []
+    refused(house.call("GET", "/servers?status=NONSENSE", version="2.38"), 400, "NONSENSE")
 
 
 def test_unknown_parameters_were_passed_over_before_2_75(house: House) -> None:

@@ -168,7 +168,7 @@ async def evacuate(call: Call, value: Any) -> Response:
         server = own_server(tx, call)
         if host is not None and tx.get(Host, host) is None:
             raise Problem(404, f"Compute host {host} not found.")
-        front.evacuate(tx, ask_of(call), server, host)
+        front.evacuate(tx, ask_of(call), server, host, stay_stopped=call.version >= (2, 95))
         tx.update(Server, server.id, admin_pass=password)
 
     await call.cloud.db.run(work)

@@ -20,7 +20,7 @@ from virga.api.compute.pattern import Pattern
 from virga.api.compute.server_views import status_filters
 from virga.api.http import Call
 from virga.domain.errors import Problem
-from virga.store.server_list import ServerFilter
+from virga.store.server_list import ServerFilter, StatusFilter
 
 LIMIT_MAX = 1000
 
@@ -87,6 +87,7 @@ ADMIN = {
     "progress",
     "user_id",
 }
+OTHER_STATUSES = {"SOFT_DELETED"}  # a status of the API that no server has here
 PAGING = {"limit", "marker", "sort_key", "sort_dir"}
 SORT_KEYS = {
     "access_ip_v4": "access_ipv4",
@@ -259,7 +260,12 @@ def _states(call: Call, query: ListQuery, given: dict[str, list[str]]) -> None:
     statuses = [status for status in given.pop("status", []) if status]
     if not statuses:
         return
-    found = [state for status in statuses for state in status_filters(status)]
+    found: list[StatusFilter] = []
+    for status in statuses:
+        states = status_filters(status)
+        if not states and call.version >= (2, 38) and status.upper() not in OTHER_STATUSES:
+            raise Problem(400, f"Invalid status value: there is no server status {status[:80]!r}.")
+        found += states
     if any(status.upper() == "DELETED" for status in statuses):
         if not call.caller.is_admin:
             raise Problem(403, "Only administrators may list deleted servers.")
