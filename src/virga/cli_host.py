@@ -12,7 +12,7 @@ from virga.cli import fail
 
 
 @click.command(name="host")
-@click.option("--join", "token", default=None, metavar="TOKEN", help="Join token printed by the controller; needed once.")
+@click.option("--join", "token", default=None, metavar="TOKEN", help="Join token printed by the controller, or @FILE with it; needed once.")
 @click.option("--name", default=None, help="Name of this host in the cloud (default: its host name).")
 @click.option("--state", type=click.Path(file_okay=False), default="/var/lib/virga", show_default=True, help="Folder for certificate, journal and disks.")
 @click.option("--hypervisor", type=click.Choice(["libvirt", "fake"]), default="libvirt", show_default=True,
@@ -30,6 +30,12 @@ def command(token: str | None, name: str | None, state: str, hypervisor: str, vi
     except ValueError as error:
         fail(str(error))
         return
+    if token is not None and token.startswith("@"):
+        try:
+            token = Path(token[1:]).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            fail(f"cannot read the join token: {error}")
+            return
     process = HostProcess(config, Path(state).absolute(), name or socket.gethostname().partition(".")[0], address or "")
 
     async def main() -> None:

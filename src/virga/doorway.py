@@ -11,19 +11,22 @@ from virga.domain.enrolment import Invitation, pack
 from virga.fabric import pki
 from virga.fabric.hub import Hub
 from virga.fabric.websocket import Listener
+from virga.doorway_images import ImageDoor
 from virga.ops import enrolment
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
+from virga.store.blobs import Blobs
 from virga.store.db import Db, Tx
 
 
 class Doorway:
     """Lets hosts in. `url` is known after `open`."""
 
-    def __init__(self, env: Env, trace: Trace, db: Db, hub: Hub, folder: Path) -> None:
+    def __init__(self, env: Env, trace: Trace, db: Db, hub: Hub, folder: Path, blobs: Blobs, image_size_max_bytes: int) -> None:
         self._env, self._db, self._hub = env, db, hub
         self.authority = pki.Authority(folder, env.now())
         self._listener = Listener(env, trace, self.authority, self._admit, self._enrol, hub.attach)
+        self._images = ImageDoor(env, trace, db, blobs, self.authority, image_size_max_bytes)
         self.url = ""
         hub.renew = self._renew
 
@@ -31,9 +34,12 @@ class Doorway:
         """Raises OSError when the address cannot be had."""
         address, _, port = listen.rpartition(":")
         bound = await self._listener.open(address.strip("[]"), int(port))
+        # Hosts are told this port when they say hello; behind NAT it has to be forwarded like the first.
+        self._hub.images_port = await self._images.open(address.strip("[]"), int(port) + 1 if int(port) else 0)
         self.url = url or f"wss://{address}:{bound}"
 
     async def close(self) -> None:
+        await self._images.close()
         await self._listener.close()
 
     async def invite(self, lifetime_s: float) -> str:

@@ -47,6 +47,7 @@ from virga.doorway import Doorway
 from virga.fabric.hub import Hub
 from virga.fabric.link import Link, memory_pair
 from virga.ops.engine import Engine
+from virga.ops.hostkeeper import HostKeeper
 from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, environment, real_env
 from virga.runtime.trace import Event, Trace
@@ -184,7 +185,10 @@ class LiveCloud:
         await self._first_start()
         await recover_images(self.cloud)
         drop_blobs(self.cloud)
+        views = HostKeeper(self.env, self.db, self.trace, self.config, self.hub.send_view)
+        self.hub.welcomed = views.wake
         self.env.spawn(self.hub.run(), "hub")
+        self.env.spawn(views.run(), "views")
         self.env.spawn(self.engine.run(), "engine")
         self.env.spawn(Reconciler(self.env, self.db, self.trace, self.config).run(), "reconciler")
         self.env.spawn(self.keeper.run(), "events")
@@ -197,7 +201,7 @@ class LiveCloud:
         while not self._server.started:
             await self.env.sleep(0.002)
         if self.config.fabric:
-            self.doorway = Doorway(self.env, self.trace, self.db, self.hub, self.state / "ca")
+            self.doorway = Doorway(self.env, self.trace, self.db, self.hub, self.state / "ca", self.blobs, self.config.image_size_max_bytes)
             try:
                 await self.doorway.open(self.config.fabric, self.config.fabric_url)
             except (OSError, ValueError) as error:

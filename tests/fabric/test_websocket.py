@@ -15,7 +15,7 @@ from virga.agent.session import Agent
 from virga.domain.config import Config
 from virga.domain.enrolment import JoinToken, unpack
 from virga.domain.network import Network
-from virga.domain.placement import DOWN, Host, UP
+from virga.domain.placement import DOWN, UP, Host
 from virga.domain.server import ACTIVE, RESIZED, Server
 from virga.doorway import Doorway
 from virga.fabric import pki
@@ -26,6 +26,7 @@ from virga.ops.engine import Engine
 from virga.runtime.env import real_env
 from virga.runtime.trace import Event, Trace
 from virga.sim.world import BIG, NETWORK_ID, PROJECT, SMALL, USER
+from virga.store.blobs import FileBlobs
 from virga.store.db import SimDb, Tx
 
 
@@ -42,7 +43,7 @@ class Site:
         self.db = SimDb(self.env, self.trace)
         self.hub = Hub(self.env, self.db, self.trace, self.config)
         self.engine = Engine(self.env, self.db, self.trace, self.config)
-        self.door = Doorway(self.env, self.trace, self.db, self.hub, folder / "ca")
+        self.door = Doorway(self.env, self.trace, self.db, self.hub, folder / "ca", FileBlobs(self.env, folder / "blobs"), 1 << 30)
         self.neighbours = Neighbourhood()
         self.agents: dict[str, Agent] = {}
         self.number = 0

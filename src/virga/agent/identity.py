@@ -30,6 +30,7 @@ class HostIdentity:
         self._env, self.folder = env, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._joined_file = folder / "joined.json"
+        self._contexts: list[ssl.SSLContext] = []
 
     def joined(self) -> Joined | None:
         """Where this host belongs, or None before it has joined."""
@@ -50,6 +51,24 @@ class HostIdentity:
         """TLS for dialling the controller."""
         return pki.client_context((self.folder / "ca.crt").read_text(encoding="ascii"), self.folder / "host.crt", self.folder / "host.key")
 
+    def keep_current(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        """Let a long-lived TLS context show the newest certificate, also after a renewal."""
+        context.load_cert_chain(self.folder / "host.crt", self.folder / "host.key")
+        self._contexts.append(context)
+        return context
+
+    def moved(self, token: str) -> Joined | None:
+        """Take a controller's new address from a join token of the same cloud. Raises ValueError for another cloud's."""
+        joined = self.joined()
+        invitation = unpack(token)
+        if joined is None:
+            return None
+        if invitation.authority != (self.folder / "ca.crt").read_text(encoding="ascii"):
+            raise ValueError(f"this host has joined another cloud ({joined.url}) already; remove {self.folder} if it is to leave that one")
+        joined = Joined(invitation.url, joined.host, joined.host_id)
+        pki.write_private(self._joined_file, msgspec.json.encode(joined))
+        return joined
+
     def request(self) -> str:
         joined = self.joined()
         certificate = self.folder / "host.crt"
@@ -59,3 +78,5 @@ class HostIdentity:
 
     def renewed(self, certificate: str) -> None:
         pki.write_private(self.folder / "host.crt", certificate.encode())
+        for context in self._contexts:
+            context.load_cert_chain(self.folder / "host.crt", self.folder / "host.key")

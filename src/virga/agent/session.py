@@ -58,12 +58,14 @@ class Agent:
     def __init__(
         self, env: Env, trace: Trace, name: str, host_id: str, options: Compute, hypervisor: Hypervisor, disks: Disks, wiring: WiringDriver,
         journal: Journal, dial: Dial, address: str = "127.0.0.1", identity: Identity | None = None,
+        detail: dict[str, Any] | None = None, welcomed: Callable[[Welcome], None] = lambda welcome: None,
     ) -> None:
         self.env, self.trace, self.name, self.host_id, self.address = env, trace, name, host_id, address
         self.hypervisor, self.disks, self.wiring, self.journal = hypervisor, disks, wiring, journal
         self.hands = Hands(env, options, hypervisor, disks, wiring, self._tell_wired, self._tell_trouble)
         self._dial = dial
         self._identity = identity
+        self._detail, self._welcomed = detail or {}, welcomed
         self._link: Link | None = None
         self._greeted = False
         self._records: dict[str, GuestRecord] = {}
@@ -151,7 +153,7 @@ class Agent:
         self._results = {command_id: (result, 0) for command_id, (result, _) in self._results.items()}
         if self._link is not None:
             self._link.send(Hello(
-                self.name, self.host_id, self.boot_id, msgspec.to_builtins(inventory), inventory.detail, self.address, facts, wirings,
+                self.name, self.host_id, self.boot_id, msgspec.to_builtins(inventory), {**inventory.detail, **self._detail}, self.address, facts, wirings,
                 [result for result, _ in self._results.values()], self._identity.request() if self._identity is not None else ""))
 
     def _next(self) -> int:
@@ -194,6 +196,7 @@ class Agent:
             self._acknowledged(frame.number)
         elif isinstance(frame, Welcome):
             self._greeted = True
+            self._welcomed(frame)
             if frame.certificate and self._identity is not None:
                 self._identity.renewed(frame.certificate)
         elif isinstance(frame, Forget):
@@ -245,6 +248,8 @@ class Agent:
                 if not newer or task is None:
                     raise
                 task.uncancel()
+                # An answer all the same: its outbox must not keep a command that nobody will take up again.
+                self._finish(self._records[server_id], Result(actor.current.command_id, False, "dropped for a newer command"), [])
         actor.task = actor.current = None
         del self._actors[server_id]
 

@@ -26,6 +26,8 @@ HEAD_MAX_BYTES = 8192
 BLOCK_BYTES = 1 << 20
 IDLE_TIMEOUT_S = 60.0
 TRIES, RETRY_S = 5, 1.0
+ALLOW_WAIT_S, ALLOW_POLL_S = 10.0, 0.05  # a view that allows a copy may arrive a moment after the copy is asked for
+CONTROLLER = "virga-controller"  # the name in the certificate of the controller's end
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -96,7 +98,7 @@ class TransferServer:
         disk = len(parts) == 3 and parts[0] == "disks" and parts[2] in ("manifest", "data")
         if not disk and not (len(parts) == 2 and parts[0] == "images"):
             await self._say(writer, 400, "there is nothing here under that name")
-        elif not self._allowed(peer, parts[1] if disk else ""):
+        elif not await self._allows(peer, parts[1] if disk else ""):
             await self._say(writer, 403, f"host {peer or '?'} may not have {'/'.join(parts)}")
         elif not disk:
             await self._send(writer, self._disks.places.base(parts[1]), fields)
@@ -104,6 +106,15 @@ class TransferServer:
             await self._say(writer, 200, msgspec.json.encode(await self._disks.manifest(parts[1])).decode())
         else:
             await self._send(writer, self._disks.places.disk(parts[1]), fields)
+
+    async def _allows(self, peer: str, server_id: str) -> bool:
+        env = self._disks.env
+        end = env.monotonic() + ALLOW_WAIT_S
+        while not self._allowed(peer, server_id):
+            if env.monotonic() > end:
+                return False
+            await env.sleep(ALLOW_POLL_S)
+        return True
 
     async def _say(self, writer: asyncio.StreamWriter, status: int, text: str) -> None:
         body = text.encode()
@@ -127,15 +138,23 @@ class TransferServer:
 
 
 class TransferClient:
-    """agent.disk.Peer over that server. `progress(path, done, total)` is called after every block."""
+    """agent.disk.Peer over that server. `progress(path, done, total)` is called after every block. `name`: what the other side's certificate must say."""
 
-    def __init__(self, env: Env, context: ssl.SSLContext | None, progress: Callable[[str, int, int], None] = lambda path, done, total: None) -> None:
-        self._env, self._context, self.progress = env, context, progress
+    def __init__(self, env: Env, context: ssl.SSLContext | None, progress: Callable[[str, int, int], None] = lambda path, done, total: None,
+                 name: str = "") -> None:
+        self._env, self._context, self.progress, self._name = env, context, progress, name
+
+    async def _connect(self, address: str) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = address.rpartition(":") if address.count(":") == 1 else (address, "", "")
+        reader, writer = await asyncio.open_connection(host, int(port or PORT), ssl=self._context, limit=BLOCK_BYTES)
+        if self._name and common_name(writer.get_extra_info("peercert")) != self._name:
+            writer.close()
+            raise DriverError(f"{address} is not {self._name}, whatever answers there", "unreachable")
+        return host, reader, writer
 
     async def _ask(self, address: str, path: str, start: int) -> tuple[int, int, asyncio.StreamReader, asyncio.StreamWriter]:
-        host, _, port = address.rpartition(":") if address.count(":") == 1 else (address, "", "")
         async with asyncio.timeout(IDLE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, int(port or PORT), ssl=self._context, limit=BLOCK_BYTES)
+            host, reader, writer = await self._connect(address)
             extra = f"Range: bytes={start}-\r\n" if start else ""
             writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -157,6 +176,14 @@ class TransferClient:
 
     async def fetch(self, address: str, path: str, target: Path, size_bytes: int, sha512: str) -> None:
         """Into `target`, from where it ends. Raises DriverError 'unreachable' after some tries, 'checksum' when the bytes are wrong, OSError for ours."""
+        await self.download(address, path, target, size_bytes)
+        found = await asyncio.to_thread(digest, target)
+        if found != sha512:
+            target.unlink()
+            raise DriverError(f"the copy of {path} from {address} is not what was sent (sha512 {found[:16]}…, not {sha512[:16]}…)", "checksum")
+
+    async def download(self, address: str, path: str, target: Path, size_bytes: int) -> None:
+        """`fetch` without the check, for callers that make it themselves."""
         for last in [*[False] * (TRIES - 1), True]:
             try:
                 await self._rest(address, path, target, size_bytes)
@@ -165,10 +192,30 @@ class TransferClient:
                 if last:
                     raise DriverError(f"copying {path} from {address} broke off: {error}", "unreachable") from error
                 await self._env.sleep(RETRY_S)
-        found = await asyncio.to_thread(digest, target)
-        if found != sha512:
-            target.unlink()
-            raise DriverError(f"the copy of {path} from {address} is not what was sent (sha512 {found[:16]}…, not {sha512[:16]}…)", "checksum")
+
+    async def put(self, address: str, path: str, source: Path) -> str:
+        """Upload a file; returns what the other side calls it. Raises DriverError."""
+        size = source.stat().st_size
+        try:
+            async with asyncio.timeout(IDLE_TIMEOUT_S):
+                host, reader, writer = await self._connect(address)
+            try:
+                writer.write(f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n".encode())
+                with source.open("rb") as file:
+                    while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+                        async with asyncio.timeout(IDLE_TIMEOUT_S):
+                            writer.write(block)
+                            await writer.drain()
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                    text = (await reader.read(1000)).decode("utf-8", "replace")
+            finally:
+                writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            raise DriverError(f"putting {path} to {address} broke off: {error}", "unreachable") from error
+        if int(head.split(" ")[1]) != 201:
+            raise DriverError(f"{address} will not take {path}: {text}", "no-image")
+        return text
 
     async def _rest(self, address: str, path: str, target: Path, size_bytes: int) -> None:
         done = target.stat().st_size if target.exists() else 0

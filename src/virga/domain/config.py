@@ -36,6 +36,28 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shelved_offload_time: float = 0.0  # a shelved server leaves its host after so long; -1: only when asked
 
 
+class Libvirt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[libvirt] of a host. `peer_uri` makes another host's libvirt URI, with {address} and {host}. Sizes of 0 mean: what the machine has.
+
+    `migrate_tls` false and a plain TCP `peer_uri` are for emulated hosts on one machine. `runtime` holds what dnsmasq reads; `namespace_prefix` keeps
+    the namespaces of emulated hosts apart; `peer_folder` is where this host's folder is on another one, when it is not the same path.
+    """
+
+    uri: str = "qemu:///system"
+    peer_uri: str = "qemu+tls://{address}/system"
+    migrate_tls: bool = True
+    peer_folder: str = ""
+    machine: str = "pc"
+    cpu_mode: str = "host-model"
+    vcpus: int = 0
+    ram_mb: int = 0
+    disk_gb: int = 0
+    reserved_ram_mb: int = 512
+    runtime: str = "/run/virga"
+    namespace_prefix: str = ""
+    transfer_port: int = 8790
+
+
 class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[quota] defaults a project gets; -1 is unlimited."""
 
@@ -77,6 +99,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compute: Compute = Compute()
     network: Network = Network()
     quota: Quota = Quota()
+    libvirt: Libvirt = Libvirt()
+    guest_image: str = ""  # qcow2 offered as the public image `virga-guest` by a cloud of libvirt hosts; '' looks in build/guest
     fake: dict[str, Any] = {}  # scripted behaviour of the fake drivers: delays in seconds, failures
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from virga.domain.row import Row
+
 
 class PairView(msgspec.Struct, frozen=True):
     """An allowed address pair. `address` is an address or CIDR; `mac` '' means the port's own."""
@@ -143,12 +145,24 @@ class HostView(msgspec.Struct, frozen=True):
     members: dict[str, list[str]] = {}
     routers: list[RouterView] = []
     instances: list[InstanceView] = []
+    copies: dict[str, list[str]] = {}  # server id -> ids of the hosts that may copy its disk from here, because a move takes it there
 
     def network(self, network_id: str) -> NetworkView | None:
         return next((network for network in self.networks if network.id == network_id), None)
 
     def port(self, port_id: str) -> PortView | None:
         return next((port for port in self.ports if port.id == port_id), None)
+
+
+class RouterPlace(Row):
+    """On which host a router is. Its own row because it is a decision, kept until that host is fenced or gone: routers do not wander with every hiccup."""
+
+    __table__ = "router_places"
+    __key__ = ("router_id",)
+
+    router_id: str
+    host: str
+    updated_at: float = 0.0
 
 
 def sealed(view: HostView) -> HostView:

@@ -81,6 +81,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 
     session: int
     certificate: str = ""
+    images_port: int = 0  # where on the controller image bytes are fetched and put; 0 for nowhere
 
 
 class Do(msgspec.Struct, frozen=True, tag="do"):

@@ -19,6 +19,15 @@ def image_args(tx: Tx, image_id: str | None) -> dict[str, Any] | None:
             "properties": {key: value for key, value in image.properties.items() if isinstance(value, str)}}
 
 
+def metadata_of(server: Server) -> dict[str, Any]:
+    """What metadata service and config drive tell a guest about itself."""
+    keys = [{"name": server.key_name, "type": "ssh", "data": server.key_public}] if server.key_name and server.key_public else []
+    return {
+        "uuid": server.id, "name": server.name, "hostname": server.hostname or server.name, "project_id": server.project_id,
+        "launch_index": server.launch_index, "availability_zone": server.availability_zone or "nova", "meta": server.metadata, "keys": keys,
+    }
+
+
 def spec_args(tx: Tx, server: Server, flavor: FlavorSpec, host: str, *, image_id: str | None = None) -> dict[str, Any]:
     """A GuestSpec for the agent of `host`: its NICs carry the generations of the bindings open on that host."""
     nics: list[dict[str, Any]] = []
@@ -26,13 +35,8 @@ def spec_args(tx: Tx, server: Server, flavor: FlavorSpec, host: str, *, image_id
         binding = tx.get(Binding, port.id, host)
         if binding is not None:
             nics.append(nic_of(tx, port, binding.generation))
-    keys = [{"name": server.key_name, "type": "ssh", "data": server.key_public}] if server.key_name and server.key_public else []
-    metadata = {
-        "uuid": server.id, "name": server.name, "hostname": server.hostname or server.name, "project_id": server.project_id,
-        "launch_index": server.launch_index, "availability_zone": server.availability_zone or "nova", "meta": server.metadata, "keys": keys,
-    }
     return {
         "server_id": server.id, "name": server.name, "vcpus": flavor.vcpus, "ram_mb": flavor.ram_mb, "disk_gb": flavor.disk_gb, "nics": nics,
-        "image": image_args(tx, image_id or server.image_id), "config_drive": server.config_drive, "metadata": metadata,
+        "image": image_args(tx, image_id or server.image_id), "config_drive": server.config_drive, "metadata": metadata_of(server),
         "user_data": server.user_data or "",
     }
