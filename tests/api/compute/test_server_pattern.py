@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virga.api.compute.pattern import Pattern
+from virga.api.compute.pattern import Pattern, TooCostly
 
 PIECES = [
     "a",
@@ -71,3 +71,10 @@ def test_hostile_expressions_take_linear_time() -> None:
 
     assert not Pattern("(a+)+(a+)+$b").search(Counted("a" * 250))
     assert steps <= 251
+
+
+def test_the_work_of_one_expression_has_an_end() -> None:
+    pattern = Pattern("((a?){12}){12}b")
+    with pytest.raises(TooCostly):
+        for _ in range(10_000):
+            pattern.search("a" * 255)

@@ -5,7 +5,8 @@ value. Python's own matcher backtracks: a short hostile expression would hold th
 one runs all alternatives side by side (Thompson's construction), so that its time is at most
 (length of value) x (size of expression).
 Known: literals, `.`, `[...]` with ranges and `^`, `\\d \\w \\s` and escapes, `^`, `$`, `|`, groups, `*`, `+`, `?`,
-`{m,n}` up to 64. An expression beyond that raises ValueError with the reason.
+`{m,n}` up to 64. An expression beyond that raises ValueError with the reason, one that has done STEPS_MAX of work
+TooCostly.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from collections.abc import Callable
 
 PATTERN_CHARS_MAX = 255
 REPEAT_MAX = 64
-STATES_MAX = 4096
+STATES_MAX = 1024
+STEPS_MAX = 1_000_000  # of one Pattern over all its searches: about half a second
 
 _Test = Callable[[str], bool]
 _START, _END = "start", "end"
+
+
+class TooCostly(ValueError):
+    """The expression has had its share of work; a narrower one is wanted."""
 
 
 class _State:
@@ -43,6 +49,7 @@ class Pattern:
         self._text = text.lower()
         self._at = 0
         self._states = 0
+        self._steps = 0
         self._plain = text.lower() if not any(letter in "\\.[]^$|()*+?{}" for letter in text) else None
         if self._plain is None:
             first, last = self._either(0)
@@ -51,7 +58,7 @@ class Pattern:
             self._first, self._accept = first, last
 
     def search(self, value: str) -> bool:
-        """Whether the expression matches anywhere in `value`."""
+        """Whether the expression matches anywhere in `value`. Raises TooCostly beyond STEPS_MAX."""
         value = value.lower()
         if self._plain is not None:
             return self._plain in value
@@ -59,6 +66,9 @@ class Pattern:
         for index in range(len(value) + 1):
             now |= self._spread({self._first}, index, len(value))
             now = self._spread(now, index, len(value))
+            self._steps += len(now)
+            if self._steps > STEPS_MAX:
+                raise TooCostly("it takes too long to match; use a simpler one")
             if self._accept in now:
                 return True
             if index < len(value):

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from virga.api.compute.inputs import boolean, integer, tag
-from virga.api.compute.pattern import Pattern
+from virga.api.compute.pattern import Pattern, TooCostly
 from virga.api.compute.server_views import status_filters
 from virga.api.http import Call
 from virga.domain.errors import Problem
@@ -327,11 +327,18 @@ def _predicates(wanted: ServerFilter, given: dict[str, list[str]]) -> None:
 
 
 def _matches(column: str, pattern: Pattern) -> Callable[[dict[str, Any]], bool]:
-    return lambda row: pattern.search(row[column] or "")
+    return lambda row: _found(pattern, row[column] or "")
 
 
 def _address(pattern: Pattern, sign: str) -> Callable[[str], bool]:
-    return lambda address: sign in address and pattern.search(address)
+    return lambda address: sign in address and _found(pattern, address)
+
+
+def _found(pattern: Pattern, value: str) -> bool:
+    try:
+        return pattern.search(value)
+    except TooCostly as error:
+        raise Problem(400, f"Invalid regular expression in a filter: {error}.") from None
 
 
 def _tagged(name: str, value: str) -> Callable[[dict[str, Any]], bool]:
