@@ -74,7 +74,7 @@ def test_hostile_expressions_take_linear_time() -> None:
 
 
 def test_the_work_of_one_expression_has_an_end() -> None:
-    pattern = Pattern("((a?){12}){12}b")
+    pattern = Pattern("((a?){9}){9}b")
     with pytest.raises(TooCostly):
         for _ in range(10_000):
             pattern.search("a" * 255)
