@@ -74,7 +74,7 @@ class Agent:
         self._revision = 0
         self._reports = 0
         self._lost = asyncio.Event()
-        self._probes: dict[str, Probe] = {"console_log": self._console_log}
+        self._probes: dict[str, Probe] = {"console_log": self._console_log, "disk": self._disk}
         self._rewiring = False
         self.boot_id = ""
         env.on_kill(self._drop_link)
@@ -369,6 +369,13 @@ class Agent:
             answer = Answer(query.query_id, False, str(error))
         if self._link is not None:
             self._link.send(answer)
+
+    async def _disk(self, server_id: str, _: dict[str, Any]) -> dict[str, Any]:
+        """Size and digest of a server's disk as it is now; a running guest may be writing to it."""
+        size_bytes = (await self.disks.list()).get(server_id)
+        if size_bytes is None:
+            raise DriverError(f"there is no disk of server {server_id} here", "no-disk")
+        return {"size_bytes": size_bytes, "sha256": await self.disks.checksum(server_id)}
 
     async def _console_log(self, server_id: str, args: dict[str, Any]) -> dict[str, Any]:
         return {"output": await self.hypervisor.console_log(server_id, args.get("length"))}
