@@ -34,7 +34,7 @@ from virga.api.identity import service as identity
 from virga.api.identity.bootstrap import Founders, bootstrap
 from virga.api.identity.secret import hash_secret
 from virga.api.image import service as image
-from virga.api.image.bootstrap import bootstrap_image, drop_blobs, recover_images
+from virga.api.image.bootstrap import bootstrap_image, drop_blobs, offer_image, recover_images
 from virga.api.network import service as network
 from virga.api.network.bootstrap import bootstrap_network
 from virga.api.virga.service import service as own
@@ -51,11 +51,13 @@ from virga.ops.hostkeeper import HostKeeper
 from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, environment, real_env
 from virga.runtime.trace import Event, Trace
+from virga.serve_hosts import PUBLIC_DEVICE, PUBLIC_NETWORK, CannotEmulate, EmulatedHosts, guest_image
 from virga.store.blobs import Blobs, FileBlobs
 from virga.store.db import Db, Op, SqliteDb, Tx
 
 EVENTS_FLUSH_S = 0.25
 EVENTS_KEPT = 20_000
+REAL_HOSTS_TIMEOUT_S = 90.0
 FLAVORS = (("1", "m1.nano", 1, 128, 1), ("2", "m1.tiny", 1, 512, 1), ("3", "m1.small", 1, 2048, 20), ("4", "m1.micro", 1, 192, 1))
 
 
@@ -159,7 +161,7 @@ class LiveCloud:
     """A whole cloud in this process. `start()` returns when the API answers; `stop()` ends it in order."""
 
     def __init__(self, config: Config, say: Callable[[str], None] = print) -> None:
-        self.config, self.say = config, say
+        self.config, self.say = config if config.hypervisor != "libvirt" else with_public_network(config), say
         self.env = real_env("controller")
         self.trace = Trace(self.env.now)
         self.state = Path(config.state).absolute()
@@ -168,13 +170,23 @@ class LiveCloud:
         self._host_envs: list[Env] = []
         self._lock: Any = None
         self.doorway: Doorway | None = None
+        self.emulated: EmulatedHosts | None = None
         self.url = ""
         self.admin_password = ""
 
     async def start(self) -> None:
-        """Raises CannotStart."""
+        """Raises CannotStart. Leaves no emulated host behind when it fails."""
+        try:
+            await self._start()
+        except BaseException:
+            if self.emulated is not None:
+                await self.emulated.close()
+            raise
+
+    async def _start(self) -> None:
         bound = self._bind()
         self._take_lock()
+        fabric = await self._emulate() if self.config.hypervisor == "libvirt" else self.config.fabric
         self.db: Db = SqliteDb(self.env, self.trace, self.state / "virga.db")
         self.engine = Engine(self.env, self.db, self.trace, self.config)
         self.hub = Hub(self.env, self.db, self.trace, self.config)
@@ -200,13 +212,15 @@ class LiveCloud:
         self.env.spawn(self._server.serve(sockets=[bound]), "api")
         while not self._server.started:
             await self.env.sleep(0.002)
-        if self.config.fabric:
+        if fabric:
             self.doorway = Doorway(self.env, self.trace, self.db, self.hub, self.state / "ca", self.blobs, self.config.image_size_max_bytes)
             try:
-                await self.doorway.open(self.config.fabric, self.config.fabric_url)
+                await self.doorway.open(fabric, self.config.fabric_url)
             except (OSError, ValueError) as error:
-                raise CannotStart(f"cannot listen for hosts on {self.config.fabric}: {error}") from error
+                raise CannotStart(f"cannot listen for hosts on {fabric}: {error}") from error
             self.cloud.extra["invite"] = self.doorway.invite
+        if self.emulated is not None and self.doorway is not None:
+            await self.emulated.start(self.doorway.invite)
         if self.config.hypervisor == "fake":
             for number in range(1, self.config.hosts + 1):
                 await self._start_fake_host(f"host-{number}")
@@ -256,6 +270,7 @@ class LiveCloud:
 
             founders = await self.db.run(closure)
             await bootstrap_image(self.cloud, founders.projects["admin"])
+            await self._offer_guest_image(founders.projects["admin"])
             (self.state / "ready").touch()
         self.clouds_yaml = self.state / "clouds.yaml"
         _write_private(self.clouds_yaml, self._clouds(known).encode())
@@ -271,7 +286,25 @@ class LiveCloud:
                 "    identity_api_version: 3", "    interface: public"]
         return "\n".join(parts) + "\n"
 
+    async def _offer_guest_image(self, owner: str) -> None:
+        if self.emulated is None:
+            return
+        file = guest_image(self.config)
+        if file is None:
+            self.say("there is no guest image (`make guest` builds one): only the image virga-tiny is offered, which has no network")
+            return
+        await offer_image(self.cloud, owner, "virga-guest", file, "qcow2")
+
     # hosts ----------------------------------------------------------------------------------------------------------
+    async def _emulate(self) -> str:
+        """Network namespaces with a libvirtd each; returns where hosts dial in."""
+        try:
+            self.emulated = EmulatedHosts(self.env, self.config, self.state, self.say)
+            await self.emulated.open()
+        except CannotEmulate as error:
+            raise CannotStart(str(error)) from error
+        return self.emulated.fabric
+
     async def _start_fake_host(self, name: str) -> None:
         folder = self.state / "hosts" / name
         try:
@@ -301,20 +334,32 @@ class LiveCloud:
         return dial
 
     async def hosts_ready(self, timeout_s: float = 20.0) -> None:
-        """Wait until every emulated host has said hello."""
-        async with asyncio.timeout(timeout_s):
-            while sum(1 for session in self.hub.sessions.values() if session.number) < self.config.hosts:
-                await self.env.sleep(0.005)
+        """Wait until every emulated host has said hello. Raises CannotStart."""
+        try:
+            async with asyncio.timeout(timeout_s if self.emulated is None else REAL_HOSTS_TIMEOUT_S):
+                while sum(1 for session in self.hub.sessions.values() if session.number) < self.config.hosts:
+                    await self.env.sleep(0.005)
+        except TimeoutError as error:
+            missing = sorted({f"host-{number}" for number in range(1, self.config.hosts + 1)} - set(self.hub.sessions))
+            raise CannotStart(f"{', '.join(missing)} did not connect; see {self.state / 'hosts'}/*/agent.out") from error
 
     async def stop(self) -> None:
         for env in self._host_envs:
             await env.stop()
+        if self.emulated is not None:
+            await self.emulated.close()
         if self.doorway is not None:
             await self.doorway.close()
         self._server.should_exit = True
         await self.keeper.flush_all()
         await self.env.stop()
         self.db.close()
+
+
+def with_public_network(config: Config) -> Config:
+    """Emulated hosts have an interface for the external network; so `public` is a flat network on it."""
+    mappings = {PUBLIC_NETWORK: PUBLIC_DEVICE, **config.network.physical_interface_mappings}
+    return msgspec.structs.replace(config, network=msgspec.structs.replace(config.network, physical_interface_mappings=mappings))
 
 
 def _write_private(path: Path, data: bytes) -> None:

@@ -145,13 +145,16 @@ def _zombie(pid: int) -> bool:
 
 
 class Lab:
-    """`up()` makes `count` hosts, `down()` removes every trace. `tag`: two to four characters, one lab a tag; `net`: third octet of the underlay."""
+    """`up()` makes `count` hosts, `down()` removes every trace. `tag`: two to four characters, one lab a tag; `net`: third octet of the underlay.
 
-    def __init__(self, folder: Path, count: int, tag: str, net: int = 0, libvirt: bool = True, public_gateway: str = "") -> None:
+    `restart`: a libvirtd that dies is started again, as a service manager does on a real machine.
+    """
+
+    def __init__(self, folder: Path, count: int, tag: str, net: int = 0, libvirt: bool = True, public_gateway: str = "", restart: bool = False) -> None:
         if not tag.isalnum() or len(tag) > 4:
             raise ValueError("a lab's tag is one to four letters or digits")
         self.folder, self.count, self.tag, self.net, self.libvirt = folder.absolute(), count, tag, net, libvirt
-        self.public_gateway = public_gateway
+        self.public_gateway, self.restart = public_gateway, restart
         self.underlay = f"vg{tag}-ul"
         self.control_address = f"10.98.{net}.254"
         self.hosts = [self._host(number) for number in range(1, count + 1)]
@@ -252,7 +255,11 @@ class Lab:
                   base / "log": "/var/log/libvirt", runtime: "/run/libvirt"}
         script = "mkdir -p " + " ".join(mounts.values()) + " && " + " && ".join(
             f"mount --bind '{source}' {target}" for source, target in mounts.items())
-        script += f" && exec tini -s -- libvirtd --listen --pid-file '{runtime}/libvirtd.pid'"
+        daemon = f"libvirtd --listen --pid-file '{runtime}/libvirtd.pid'"
+        if self.restart:
+            script += f" && exec tini -s -- sh -c \"while :; do rm -f '{runtime}/libvirtd.pid' '{runtime}/libvirt-sock'; {daemon}; sleep 0.5; done\""
+        else:
+            script += f" && exec tini -s -- {daemon}"
         self._ask_keeper(["ip", "netns", "exec", host.namespace, "sh", "-c", script], str(base / "log" / "libvirtd.out"))
 
     def _wait_libvirt(self, host: LabHost) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Collection
+from pathlib import Path
 
 from virga.api.cloud import Cloud
 from virga.api.image.data import receive, virtual_size_of
@@ -25,6 +26,7 @@ from virga.domain.image import (
 from virga.store.db import Tx
 
 TINY_NAME = "virga-tiny"
+BLOCK_BYTES = 1 << 20
 TINY_BYTES = 256 * 1024
 PATTERN_BYTES = 64 * 1024
 GREETING = b"Virga: this tiny image boots, says so, and halts.\r\n\0"
@@ -86,6 +88,30 @@ async def bootstrap_image(cloud: Cloud, owner: str) -> str:
     virtual = virtual_size_of("raw", got.head, got.size_bytes)
     await cloud.db.run(lambda tx: tx.update(
         Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, virtual, tx.now)))
+    return image_id
+
+
+async def offer_image(cloud: Cloud, owner: str, name: str, file: Path, disk_format: str) -> str:
+    """A public image from a file of this machine, whole or not at all; returns its id, '' when it is there already."""
+    def insert(tx: Tx) -> str:
+        known = tx.one(Image, name=name, visibility="public", owner=owner)
+        if known is not None:
+            return known.id if known.status == QUEUED else ""
+        row = new_image_row(tx.new_id(), owner, tx.now, name=name, visibility="public", disk_format=disk_format, properties={"os_distro": "virga"})
+        tx.insert(row)
+        return row.id
+
+    async def parts() -> AsyncIterator[bytes]:
+        with file.open("rb") as source:
+            while block := await cloud.env.offload(lambda: source.read(BLOCK_BYTES)):
+                yield block
+
+    image_id = await cloud.db.run(insert)
+    if image_id:
+        got = await receive(cloud, parts(), image_id, file.stat().st_size)  # noqa: ASYNC240 - a look at a local file
+        virtual = virtual_size_of(disk_format, got.head, got.size_bytes)
+        await cloud.db.run(lambda tx: tx.update(
+            Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, virtual, tx.now)))
     return image_id
 
 

@@ -1,0 +1,126 @@
+"""Emulated hosts with real guests for `virga up --hypervisor libvirt`: a lab, an agent process a host, the guest image; and no trace of it afterwards.
+
+What runs on each host is `virga host` as on a machine of its own: it joins with a token, over TLS, through the lab's own network. What stays is in the
+state folder (disks, certificates, journals); namespaces, bridges and processes go when the cloud stops, by its keeper also after a kill -9, and the
+next start sweeps what a killed keeper left. A machine can have several such clouds: each takes a number, which gives its names and its addresses.
+"""
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from virga.domain.config import Config
+from virga.lab import hosts as lab_hosts
+from virga.lab.hosts import CannotEmulate as CannotEmulate
+from virga.lab.hosts import Lab, LabHost
+from virga.runtime.env import Env
+
+LABS_MAX = 90
+LOCKS = Path("/run/lock")
+FABRIC_PORT = 8788
+PUBLIC_NETWORK, PUBLIC_DEVICE, PUBLIC_GATEWAY = "public", "eth1", "172.24.4.1/24"
+GUEST_IMAGE = Path("build/guest/virga-guest.qcow2")
+AGENT_PAUSE_S = 0.5  # between the death of an agent and the next one, as a service manager has it
+
+
+def check(config: Config) -> None:
+    """Raises CannotEmulate with one line that says what to do."""
+    lab_hosts.check()
+    if importlib.util.find_spec("libvirt") is None:
+        raise CannotEmulate("the libvirt binding for Python is missing; run `make real` (or pip install 'virga-cloud[libvirt]'), or use --hypervisor fake")
+    if config.virt_type == "kvm" and not Path("/dev/kvm").exists():
+        raise CannotEmulate("/dev/kvm is missing; use --virt-type qemu (slow, works anywhere) or --hypervisor fake")
+
+
+def guest_image(config: Config) -> Path | None:
+    """The guest image on this machine, if it was built."""
+    places = [Path(config.guest_image)] if config.guest_image else [GUEST_IMAGE, Path(__file__).resolve().parents[2] / GUEST_IMAGE]
+    return next((place for place in places if place.is_file()), None)
+
+
+class EmulatedHosts:
+    """`open` (network and libvirt), then `start` each host's agent, then `close`. Blocking calls to the lab run in a thread."""
+
+    def __init__(self, env: Env, config: Config, state: Path, say: Callable[[str], None]) -> None:
+        check(config)
+        self._env, self._config, self._state, self._say = env, config, state, say
+        self._lock: Any = None
+        for tag in lab_hosts.sweep():
+            say(f"removed what an emulated network {tag} of an earlier run had left")
+        number = self._take_number()
+        gateway = "" if self._gateway_taken() else PUBLIC_GATEWAY
+        if not gateway:
+            say(f"address {PUBLIC_GATEWAY} is in use on this machine (another cloud?): floating IPs will not be reachable from here")
+        self.lab = Lab(state / "hosts", config.hosts, f"u{number}", number, public_gateway=gateway, restart=True)
+
+    def _take_number(self) -> int:
+        for number in range(LABS_MAX):
+            file = (LOCKS / f"virga-lab-{number}").open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            self._lock = file
+            return number
+        raise CannotEmulate(f"{LABS_MAX} clouds of emulated hosts run on this machine already")
+
+    def _gateway_taken(self) -> bool:
+        """Whether this machine has the address already; the kernel's routing table lists its own addresses as leaves."""
+        table = Path("/proc/net/fib_trie")
+        return table.exists() and f"-- {PUBLIC_GATEWAY.partition('/')[0]}\n" in table.read_text()
+
+    @property
+    def fabric(self) -> str:
+        """Where the controller listens for these hosts."""
+        return f"{self.lab.control_address}:{FABRIC_PORT}"
+
+    async def open(self) -> None:
+        """Raises CannotEmulate; leaves nothing behind then."""
+        await asyncio.to_thread(self.lab.up)
+
+    async def start(self, invite: Callable[[float], Any]) -> None:
+        """Start every host's agent, kept alive by a loop in its namespace."""
+        for host in self.lab.hosts:
+            folder = Path(host.folder)
+            token = folder / "join-token"
+            token.write_text(await invite(3600.0), encoding="ascii")
+            token.chmod(0o600)
+            (folder / "host.toml").write_text(self._host_config(host), encoding="utf-8")
+            argv = [sys.executable, "-m", "virga.cli", "host", "--name", host.name, "--state", str(folder), "--address", host.address,
+                    "--hypervisor", "libvirt", "--virt-type", self._config.virt_type, "--config", str(folder / "host.toml"), "--join", f"@{token}"]
+            script = f'while :; do "$@"; sleep {AGENT_PAUSE_S}; done'
+            await asyncio.to_thread(self.lab.spawn, host, ["sh", "-c", script, "virga-host", *argv], str(folder / "agent.out"))
+
+    def _host_config(self, host: LabHost) -> str:
+        given = self._config.libvirt
+        ram_mb = given.ram_mb or max(512, _memory_mib() // self._config.hosts)
+        room = os.statvfs(host.folder)
+        disk_gb = given.disk_gb or max(1, room.f_bavail * room.f_frsize // (1 << 30) // self._config.hosts)
+        mappings = {**self._config.network.physical_interface_mappings, PUBLIC_NETWORK: host.public}
+        pairs = ", ".join(f'"{name}" = "{device}"' for name, device in sorted(mappings.items()))
+        compute = self._config.compute
+        lines = [
+            "[network]", f"physical_interface_mappings = {{ {pairs} }}", "",
+            "[compute]", f"vif_plugging_timeout = {compute.vif_plugging_timeout}", f"vif_plugging_is_fatal = {str(compute.vif_plugging_is_fatal).lower()}", "",
+            "[libvirt]", f'uri = "{host.libvirt_uri}"', 'peer_uri = "qemu+tcp://{address}/system"', "migrate_tls = false",
+            f'peer_folder = "{Path(host.folder).parent}/{{host}}"', f'runtime = "{host.runtime}"', f'namespace_prefix = "{host.prefix}"',
+            f'machine = "{given.machine}"', f'cpu_mode = "{given.cpu_mode}"', f"vcpus = {given.vcpus}", f"ram_mb = {ram_mb}", f"disk_gb = {disk_gb}"]
+        return "\n".join(lines) + "\n"
+
+    async def close(self) -> None:
+        """Every trace goes; the state folder stays."""
+        await asyncio.to_thread(self.lab.down)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _memory_mib() -> int:
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) // 1024
