@@ -299,7 +299,6 @@ def test_what_is_not_offered_says_so(house: House) -> None:
         "mks",
     )
     refused(house.act(server_id, {"changePassword": {"adminPass": "x"}}), 409, "password")
-    refused(house.act(server_id, {"addFloatingIp": {"address": "192.0.2.1"}}, version="2.1"), 400, "network API")
     refused(house.act(server_id, {"os-getConsoleOutput": {}}), 409, server_id)
     volume = {"volumeAttachment": {"volumeId": IMAGE}}
     refused(house.call("POST", f"/servers/{server_id}/os-volume_attachments", volume), 400, "block storage")

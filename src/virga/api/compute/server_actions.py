@@ -259,7 +259,6 @@ async def nothing_to_do(call: Call, value: Any) -> Response:
 
 CONSOLE = "Unavailable console type {}: this cloud offers no graphical or serial consoles; see os-getConsoleOutput."
 RESCUE = "Rescue is not offered by this cloud: rebuild the server, or boot another one from a snapshot of it."
-FLOATING = "Floating IPs are handled by the network API: set port_id of the floating IP there."
 
 ACTIONS: dict[str, Action] = {
     "os-start": Action(simple(front.start), "os_compute_api:servers:start"),
@@ -293,8 +292,6 @@ ACTIONS: dict[str, Action] = {
     ),
     "rescue": Action(refused(RESCUE), "os_compute_api:os-rescue"),
     "unrescue": Action(refused(RESCUE), "os_compute_api:os-unrescue"),
-    "addFloatingIp": Action(refused(FLOATING), "os_compute_api:os-floating-ips:add", until=(2, 43)),
-    "removeFloatingIp": Action(refused(FLOATING), "os_compute_api:os-floating-ips:remove", until=(2, 43)),
     "trigger_crash_dump": Action(
         refused("A crash dump cannot be triggered: this cloud sends guests no non-maskable interrupts."),
         "os_compute_api:servers:trigger_crash_dump",
