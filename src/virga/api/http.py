@@ -268,7 +268,8 @@ class FrontDoor:
         node, values, service = self._find(parts)
         request_id = "req-" + self.cloud.env.new_id()
         if node is None:
-            return self._problem(Problem(404, f"There is nothing at {path}."), service, None, request_id)
+            by = f" The {service.name} API of this cloud does not offer it." if service else ""
+            return self._problem(Problem(404, f"There is nothing at {path}.{by}"), service, None, request_id)
         method = request.method if request.method in node.methods else "GET" if request.method == "HEAD" else request.method
         if method not in node.methods:
             allowed = ", ".join(sorted(node.methods))

@@ -30,7 +30,7 @@ KINDS = (
     ("L3 agent", "neutron-l3-agent", "l3_agent"),
     ("Metadata agent", "neutron-metadata-agent", "N/A"),
 )
-PROVIDER = {"service_type": "L3_ROUTER_NAT", "name": "virga", "default": True}
+PROVIDER: View = {"service_type": "L3_ROUTER_NAT", "name": "virga", "default": True}
 
 
 def id_of(host: Host, binary: str) -> str:
@@ -159,7 +159,9 @@ def encodable(view: View) -> bytes:
 
 
 async def on_providers(call: Call) -> Response:
-    return reply(200, {"service_providers": [PROVIDER]})
+    wished = lists.filters_of(call.query, frozenset(PROVIDER))
+    fits = all(lists.meets(PROVIDER, name, values) for name, values in wished.items())
+    return reply(200, {"service_providers": [lists.choose(PROVIDER, call.query)] if fits else []})
 
 
 def mount(service: Service) -> None:
