@@ -115,6 +115,7 @@ dnsmasq dnsmasq-base
 nft nftables
 ip iproute2
 ping iputils-ping
+tini tini
 LIST
     compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null || missing+=(libvirt-daemon-driver-qemu)
     if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
