@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from virga.lab.kilo import KiloCloud
 
 REVERTING = "resize_reverting"
+POISON = "network-changed"  # for a server that is not known here: handling it raises
 
 
 class ComputeManager:
@@ -32,7 +33,7 @@ class ComputeManager:
     def __init__(self, cloud: KiloCloud, host: str, env: Env) -> None:
         self.cloud, self.host, self.env = cloud, host, env
         self.me = f"compute@{host}"
-        self.waiters = Waiters()
+        self.waiters = Waiters(cloud.rules.clear_signals)
         self.driver = LibvirtDriver(cloud, self)
 
     def cast(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -48,9 +49,14 @@ class ComputeManager:
     async def external_instance_event(self, events: list[Event]) -> None:
         await self.env.sleep(self.cloud.delay("rpc"))
         for event in events:
+            if event.name == POISON and not self.cloud.rules.batch_survives:
+                self.cloud.dropped(event.server_id, f"the batch of {len(events)} events ends at one that {self.host} cannot handle")
+                return
             self._deliver(event)
 
     def _deliver(self, event: Event) -> None:
+        if self.cloud.rules.events_name_binding and event.host not in ("", self.host):
+            return
         waiter = self.waiters.pop(event.server_id, event.key)
         cause = self.cloud.tell("message", "api", self.me, f"external event {event.key}", event.cause, event.tag, aside=waiter is None)
         if waiter is None:
@@ -154,7 +160,8 @@ class ComputeManager:
             await self.driver.destroy(server_id, disks=True, parent=parent)
             await self.env.point("guest_destroyed", server=server_id)
             await self.env.sleep(cloud.delay("save"))
-            cloud.store.save_migration(server_id, status="reverted")
+            if not cloud.rules.reverted_by_target:
+                cloud.store.save_migration(server_id, status="reverted")
             await self.env.sleep(cloud.delay("lock"))
         except Exception as error:
             self._error_out(server_id, error)
@@ -173,13 +180,14 @@ class ComputeManager:
         """On the host the guest returns to. Where the binding moves is the era's; everything else is the report's order."""
         cloud, store, first = self.cloud, self.cloud.store, self.cloud.rules.rebind == rules.FIRST
         try:
-            if not first:
+            if not cloud.rules.rereads:
                 vifs = await self._build_network_info_model(server_id, parent)
             await self._take_back(server_id)
             await self.env.point("host_saved", server=server_id)
             await self.setup_networks_on_host(server_id, parent)
             if first:
                 await self.migrate_instance_finish(server_id, parent)
+            if cloud.rules.rereads:
                 vifs = await self._build_network_info_model(server_id, parent)
             await self.driver.finish_revert_migration(store.server(server_id), vifs, parent)
             await self._save(server_id, (REVERTING,), launched_at=self.env.now())
@@ -188,6 +196,7 @@ class ComputeManager:
                 await self.migrate_instance_finish(server_id, parent)
             await self.env.point("before_final_save", server=server_id)
             await self._save(server_id, (REVERTING,), vm_state="active", task_state=None, power_state=POWER["running"], old_vm_state=None, old_flavor=None)
+            store.save_migration(server_id, status="reverted")
             cloud.tell("note", self.me, self.me, "vm_state active, task none", 0, cloud.first_port(server_id))
         except Exception as error:
             self._error_out(server_id, error)
@@ -198,9 +207,17 @@ class ComputeManager:
         await self._save(server_id, (REVERTING,), host=self.host, flavor=server.old_flavor or server.flavor)
         self.cloud.store.save_migration(server_id, dest=self.host)
 
-    # delete ---------------------------------------------------------------------------------------------------------
+    # reboot and delete ----------------------------------------------------------------------------------------------
+    async def reboot_instance(self, server_id: str) -> None:
+        """Hard reboot: destroy and create at once, no wait; the tap is a new one under the old name."""
+        server = self.cloud.store.server(server_id)
+        await self.driver.hypervisor.stop(server_id, graceful_s=0.0)
+        self.driver._remove_taps(server_id)
+        await self.driver._create_domain(server, paused=False)
+
     async def terminate_instance(self, server_id: str) -> None:
         """On whichever host the API read: the guest here goes, waiters are forgotten, the row goes."""
+        self.cloud.meter.forgiven.add(server_id)
         self.waiters.clear(server_id)
         await self.driver.destroy(server_id, disks=True, parent=0)
         self.driver.machine.set_disk(server_id + BACKUP, None)

@@ -27,6 +27,7 @@ class Event(msgspec.Struct, frozen=True):
     tag: str
     status: str = "completed"
     cause: int = 0  # the trace event that made it
+    host: str = ""  # of the binding it is about; only a healed cloud looks at it
 
     @property
     def key(self) -> str:
@@ -40,6 +41,7 @@ class NetworkServer:
         self.cloud = cloud
         self.env = cloud.env.child(SERVER)
         self._pending: list[Event] = []
+        self.slow_s = 0.0  # a museum piece makes the next batch this late
         self.ignored = 0  # reports dropped by the host compare
 
     # what Nova calls ------------------------------------------------------------------------------------------------
@@ -81,7 +83,8 @@ class NetworkServer:
 
     def _details(self, port: KiloPort, host: str, parent: int) -> None:
         caller = host if self.cloud.rules.details_tell_host else None
-        self._set_status(port, rules.status_after_details(port.status, port.host, caller, port.admin_state_up), f"details asked by {host}", parent,
+        self._set_status(port, rules.status_after_details(
+            port.status, port.host, caller, port.admin_state_up, reset_active=self.cloud.rules.details_reset_active), f"details asked by {host}", parent,
                          aside=True)
 
     async def update_device_up(self, port_id: str, host: str, parent: int) -> None:
@@ -124,11 +127,12 @@ class NetworkServer:
     def _set_status(self, port: KiloPort, status: str, by: str, parent: int, *, aside: bool = False) -> None:
         if status == port.status:
             return
+        self.cloud.watch_status(port, status, by)
         old, port.status, port.since, port.told_by = port.status, status, self.env.now(), by
         number = self.cloud.tell("transition", SERVER, SERVER, f"port status {old} becomes {status}", parent, port.id, aside=aside)
         name = rules.event_of(old, status)
         if name is not None:
-            self._queue(Event(name, port.server_id, port.id, cause=number))
+            self._queue(Event(name, port.server_id, port.id, cause=number, host=port.host))
 
     def _queue(self, event: Event) -> None:
         self._pending.append(event)
@@ -138,9 +142,12 @@ class NetworkServer:
     async def _send_batch(self) -> None:
         await self.env.sleep(self.cloud.options.delays["batch"])
         batch, self._pending = self._pending, []
+        slow_s, self.slow_s = self.slow_s, 0.0
+        await self.env.sleep(slow_s)
         await self.send(batch)
 
     async def send(self, batch: list[Event]) -> None:
         """One POST to os-server-external-events; Kilo does not try again."""
         await self.env.sleep(self.cloud.delay("rpc"))
-        self.cloud.external_events(batch)
+        while not self.cloud.external_events(batch) and self.cloud.rules.events_retry:
+            await self.env.sleep(1.0)

@@ -29,6 +29,15 @@ class Rules(msgspec.Struct, frozen=True):
     unbound_up_notifies: bool = False  # an up from a host the port is not bound to notifies Nova, since neutron 9.0.0
     events_follow_migration: bool = False  # events go to source and destination too while a move is under way, since 15.0.0
     failed_plug_deletes_disks: bool = True  # the timeout path cleans up with destroy_disks, until 15.0.0
+    # what no release has, or has had only in part; the museum's healed cloud sets them the other way round
+    events_name_binding: bool = False  # an event says which host's binding it is about, and a waiter takes only its own
+    events_retry: bool = False  # the notifier sends again what did not arrive
+    batch_survives: bool = False  # one event that cannot be handled does not cost the others of its batch
+    clear_signals: bool = False  # forgetting a server's waiters wakes them
+    reverted_by_target: bool = False  # the migration is `reverted` when the guest is back, not when it has gone
+    details_reset_active: bool = True  # a details call makes an ACTIVE port BUILD, even that of a running guest
+    agent_compares_index: bool = False  # the agent notices a tap that was made anew under the same name
+    edit_resets_status: bool = False  # any edit of a binding sets the port DOWN (since neutron 8.0.0)
 
 
 _LATER = Rules(rebind=FIRST, rereads=True, details_tell_host=True, rebind_resets_status=True, unbound_up_notifies=True, failed_plug_deletes_disks=False)
@@ -39,6 +48,11 @@ ERAS: dict[str, Rules] = {
     REBIND_FIRST: msgspec.structs.replace(_LATER, waits_on_revert=False),
     REBIND_WAIT: msgspec.structs.replace(_LATER, events_follow_migration=True),
 }
+# Kilo's machinery with every hazard of the facts file healed that can be healed in it (2.6: rebind first, reset, waiter before event, event names binding)
+HEALED = Rules(
+    rebind=FIRST, rereads=True, details_tell_host=True, rebind_resets_status=True, events_follow_migration=True, failed_plug_deletes_disks=False,
+    events_name_binding=True, events_retry=True, batch_survives=True, clear_signals=True, reverted_by_target=True, details_reset_active=False,
+    agent_compares_index=True)
 ALL_ERAS = (*ERAS, VIRGA)
 
 
@@ -47,9 +61,11 @@ def port_bound_to_host(binding_host: str, caller_host: str) -> bool:
     return binding_host == caller_host
 
 
-def status_after_details(status: str, binding_host: str, caller_host: str | None, admin_up: bool = True) -> str:
+def status_after_details(status: str, binding_host: str, caller_host: str | None, admin_up: bool = True, *, reset_active: bool = True) -> str:
     """A details call says the agent is about to wire. A caller that does not name its host is believed (hazard 6)."""
     if caller_host is not None and not port_bound_to_host(binding_host, caller_host):
+        return status
+    if status == ACTIVE and not reset_active:
         return status
     return BUILD if admin_up else DOWN
 
@@ -63,7 +79,8 @@ def status_after_down(status: str, binding_host: str, caller_host: str) -> str:
 
 
 def status_after_rebind(rules: Rules, status: str, old_host: str, new_host: str) -> str:
-    return DOWN if rules.rebind_resets_status and old_host != new_host else status
+    """Of `update_port` with a binding; old and new host are equal when something else of the binding is edited."""
+    return DOWN if (rules.rebind_resets_status if old_host != new_host else rules.edit_resets_status) else status
 
 
 def event_of(old: str | None, new: str) -> str | None:

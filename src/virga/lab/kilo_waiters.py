@@ -27,7 +27,8 @@ class Waiter:
 class Waiters:
     """The waiters of one compute host."""
 
-    def __init__(self) -> None:
+    def __init__(self, clear_signals: bool = False) -> None:
+        self.clear_signals = clear_signals
         self._by_server: dict[str, dict[str, Waiter]] = {}
 
     def prepare(self, server_id: str, key: str) -> Waiter:
@@ -38,8 +39,10 @@ class Waiters:
         return self._by_server.get(server_id, {}).pop(key, None)
 
     def clear(self, server_id: str) -> None:
-        """`clear_events_for_instance`: forgotten without being told."""
-        self._by_server.pop(server_id, None)
+        """`clear_events_for_instance`: forgotten without being told, unless this cloud is healed of it."""
+        for waiter in self._by_server.pop(server_id, {}).values():
+            if self.clear_signals:
+                waiter.send(Event(waiter.key, server_id, "", status="failed"))
 
     def cancel_all(self) -> None:
         """`cancel_all_events`, at an orderly stop of the service: everyone is told that it failed."""

@@ -22,7 +22,7 @@ class Meter:
         self.ports: dict[str, list[str]] = {}
         self.journals: dict[str, dict[str, Any]] = {}
         self._since: dict[tuple[str, str], float] = {}
-        self._unwired_s: dict[str, float] = {}
+        self._unwired_s: dict[tuple[str, str], float] = {}
         self.disks_lost: list[str] = []
         self.double_runs: list[str] = []
         self._owner: dict[str, str] = {}
@@ -54,12 +54,13 @@ class Meter:
             self._since[host, server_id] = self._clock()
         elif not bad and since is not None:
             del self._since[host, server_id]
-            self._unwired_s[server_id] = self._unwired_s.get(server_id, 0.0) + self._clock() - since
+            self._unwired_s[host, server_id] = self._unwired_s.get((host, server_id), 0.0) + self._clock() - since
 
-    def unwired_s(self, server_id: str) -> float:
-        """Seconds this server's guest has run on a port not wired, up to now."""
+    def unwired_s(self, server_id: str, only: str = "") -> float:
+        """Seconds this server's guest has run on a port not wired, up to now; on host `only`, or on any."""
         now = self._clock()
-        return self._unwired_s.get(server_id, 0.0) + sum(now - since for (_, whose), since in self._since.items() if whose == server_id)
+        done = sum(spent for (host, whose), spent in self._unwired_s.items() if whose == server_id and only in ("", host))
+        return done + sum(now - since for (host, whose), since in self._since.items() if whose == server_id and only in ("", host))
 
 
 class MeteredJournal(Journal):
