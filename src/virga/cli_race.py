@@ -87,7 +87,7 @@ def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="With --odds and --museum: folder for plots and drawings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(context: click.Context, **params: Any) -> None:
+def command(context: click.Context, /, **params: Any) -> None:
     """Replay the resize-revert race of OpenStack Kilo on Virga's own machines, and count what becomes of the servers."""
     try:
         mode = _check_modes(context, params)
@@ -123,11 +123,7 @@ def _run_all(eras: list[Options], params: dict[str, Any]) -> None:
     seeds = range(params["seed"], params["seed"] + count)
     lines = []
     for options in eras:
-        totals = None
-        for totals in watched(race(options, plan, seeds, time.process_time), count, options.name):
-            pass
-        if totals is not None:
-            lines.append(totals)
+        lines.append([*watched(race(options, plan, seeds, time.process_time), count, options.name)][-1])
     if params["as_json"]:
         click.echo(json.dumps(as_json(lines, plan, seeds), indent=2))
         return

@@ -67,7 +67,7 @@ class _Bench:
         neighbours = Neighbourhood()
         neighbours.add(self.machine)
         options = Config().compute
-        self.ear: Any = _Ear()
+        self.ear = _Ear()
         self.trace = Trace(self.env.now, ring=1)
         self.agent = Agent(self.env, self.trace, host, f"id-{host}", options, FakeHypervisor(self.env, self.machine, neighbours),
                            FakeDisks(self.env, self.machine, neighbours, NoImages()), FakeWiring(self.env, self.machine), self.journal, self._dial)
@@ -76,7 +76,8 @@ class _Bench:
         self.agent._records = {record["server_id"]: msgspec.convert(record, GuestRecord) for record in records}
         self.agent._results = {result["command_id"]: (msgspec.convert(result, Result), number) for result, number in results}
         self.agent._revision, self.agent._reports = revision, reports
-        self.agent._link = self.ear
+        link: Any = self.ear  # what an agent needs of a link is send and close
+        self.agent._link = link
         self.agent._greeted = True
         self.gate = asyncio.Semaphore(0)
         self.waits_at = ""

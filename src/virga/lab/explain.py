@@ -48,7 +48,8 @@ def page(cloud: KiloCloud, server_id: str, asked_at: float) -> str:
 def _about(cloud: KiloCloud, wait: Wait, now: float) -> list[str]:
     keys = ", ".join(wait.keys)
     ended = "" if wait.until is None else f"; it ended {now - wait.until:.1f} s ago" + (" by its deadline" if wait.timed_out else "")
-    lines = ["", "Awaited", f"  {keys}", f"  by finish_revert_migration on {wait.host}, for {(wait.until or now) - wait.since:.1f} s{ended}", "", "Who has to send it",
+    lines = ["", "Awaited", f"  {keys}", f"  by finish_revert_migration on {wait.host}, for {(wait.until or now) - wait.since:.1f} s{ended}", "",
+             "Who has to send it",
              "  the network server, when the port's status becomes ACTIVE, which needs update_device_up from the host the port is bound to"]
     for port in cloud.store.ports_of(wait.server_id):
         if f"{rules.PLUGGED}-{port.id}" in wait.keys:

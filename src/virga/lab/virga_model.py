@@ -65,8 +65,8 @@ def resized(ports: int) -> tuple[Rows, dict[str, AgentState]]:
         await world.act(server_id, lambda tx, ask, server: front.resize(tx, ask, server, BIG))
         await world.settle()
         await world.env.sleep(1.0)
-        tables = {kind: {tuple(getattr(row, name) for name in kind.__key__): row for row in world.look(lambda tx, kind=kind: tx.find(kind))}
-                  for kind in _kinds()}
+        tables = world.look(lambda tx: {
+            kind: {tuple(getattr(row, name) for name in kind.__key__): row for row in tx.find(kind)} for kind in _kinds()})
         world.stop()
         hosts = {name: agent_steps.at_rest(name, dict(machine.journal.values), dict(world.journals[name].values))
                  for name, machine in world.machines.items()}
