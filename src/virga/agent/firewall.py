@@ -225,6 +225,7 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
   }
   chain guard {
     ether type arp jump guard_arp
+    ether type 0x8035 iifname . ether saddr @macs accept
     ether type ip jump guard4
     ether type ip6 jump guard6
     drop

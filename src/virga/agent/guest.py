@@ -114,6 +114,14 @@ class Hands:
         for nic in spec.nics:
             await self.wiring.announce(nic, [])
 
+    async def announce(self, record: GuestRecord) -> None:
+        """Tell the networks where this server's cards are now; what cannot be told they will learn from its own frames."""
+        try:
+            if record.spec is not None:
+                await self._announce(msgspec.convert(record.spec, GuestSpec))
+        except DriverError as error:
+            self.tell_trouble(record, f"not announced: {error}")
+
     # verbs ----------------------------------------------------------------------------------------------------------
     async def create(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         """Disk from the image, ports wired, guest started."""

@@ -234,7 +234,8 @@ class LibvirtHypervisor:
         if state in (lib.VIR_DOMAIN_RUNNING, lib.VIR_DOMAIN_BLOCKED, lib.VIR_DOMAIN_SHUTDOWN):
             return "running"
         if state == lib.VIR_DOMAIN_PAUSED:
-            if reason == lib.VIR_DOMAIN_PAUSED_MIGRATION and not domain.isPersistent():
+            # All our guests are persistent, but for one that is still on its way here; at the end of the way it is, but does not run yet.
+            if reason == lib.VIR_DOMAIN_PAUSED_MIGRATION or not domain.isPersistent():
                 return "incoming"
             return "held" if self._is_held(domain) else "paused"
         if state == lib.VIR_DOMAIN_PMSUSPENDED:

@@ -167,6 +167,8 @@ class Agent:
         if seen is None:
             record.state = INCOMING if record.incoming else KEPT if record.disk else ABSENT
             return
+        if seen == INCOMING and not record.incoming:
+            seen = PAUSED  # stopped for a moment on its way out of here
         if seen != INCOMING:
             record.incoming = False
         record.state = HELD if record.held and seen == PAUSED else seen
@@ -307,6 +309,8 @@ class Agent:
                 continue
             before = (record.state, record.disk)
             self._look(record, guests, disks)
+            if before[0] == INCOMING and record.state == "running":
+                self.env.spawn(self.hands.announce(record), "announce")  # whoever sent it cannot: its MAC is here now
             if (record.state, record.disk) != before:
                 facts.append(self._fact(record))
                 self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
