@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from virga.domain.enrolment import Invitation, pack
+from virga.doorway_images import ImageDoor
 from virga.fabric import pki
 from virga.fabric.hub import Hub
 from virga.fabric.websocket import Listener
-from virga.doorway_images import ImageDoor
 from virga.ops import enrolment
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace

@@ -1,9 +1,7 @@
 """Stories the random workload has told once, kept: each was a bug, its name is what holds now."""
 from __future__ import annotations
 
-import asyncio
-
-from tests.sim.directed import ask, directed, do, last_operation, server_of
+from tests.sim.directed import directed, do, server_of
 
 from virga.domain.operation import Command
 from virga.ops import front
