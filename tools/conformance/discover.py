@@ -202,6 +202,7 @@ def discover(
         # What Virga's identity offers and no call tells; another cloud's operator changes it with --set.
         "ID_TRUST": True,
         "ID_ACCESS_RULES": True,
+        "OS_GLANCE_RESERVED": True,
         "IDENTITY_EXTS": "OS-INHERIT,OS-EC2,OS-TRUST,OS-EP-FILTER",
         # Features that Virga does not claim; another cloud's operator turns them on with --set.
         "SSH": False,

@@ -162,6 +162,11 @@ def loose_network(text: str) -> Net:
     return ipaddress.ip_network(text, strict=False)
 
 
+def written_prefix(text: str) -> str:
+    """A CIDR in its usual spelling, host bits kept. Raises ValueError."""
+    return str(ipaddress.ip_interface(text))
+
+
 def minus(have: Sequence[str], gone: Iterable[str]) -> list[str]:
     """The prefixes without those blocks, merged; a block may be a part of a prefix."""
     rest: list[Any] = [network(prefix) for prefix in have]

@@ -84,7 +84,9 @@ def port_bound(value: Any) -> int | None:
 def prefix(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    return ip_or_cidr(value)
+    ip_or_cidr(value)
+    # What was written stays, host bits and all: `normalized_cidr` says what it means.
+    return ipam.written_prefix(value) if "/" in value else str(value)
 
 
 class SecurityGroups(Noun[SecurityGroup]):
