@@ -94,6 +94,10 @@ class MemoryTx(Tx):
         table[key] = _fresh(msgspec.structs.replace(row, **changes))
         return 1
 
+    def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
+        keys = [self._key(row) for row in self.find(row_type, **conditions)]
+        return sum(self.update(row_type, *key, **changes) for key in keys)
+
     def delete(self, row_type: type[Row], *key: Any) -> int:
         return 1 if self._table(row_type, write=True).pop(key, None) is not None else 0
 

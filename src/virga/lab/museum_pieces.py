@@ -137,7 +137,7 @@ PIECES: tuple[Piece, ...] = (
     Piece("foreign-build", "6", "the agent does not name its host when it asks for details", Cast(msgspec.structs.replace(_LAST, details_tell_host=False)),
           "foreign", base=Cast(_LAST), pool=("kill_manager" + _A,)),
     Piece("up-from-unbound-host", "7", "an up from a host the port is not bound to sends plugged", _but(unbound_up_notifies=True), "unwired",
-          pool=("slow_agent" + _B, "kill_agent" + _B), settle_s=2.0),
+          pool=("slow_agent_early" + _B,), settle_s=2.0),
     Piece("stale-event", "8", "events do not say which binding they are about", Cast(_NAMELESS), "unwired", pool=("slow_batch",), settle_s=2.0),
     Piece("resync-flapping", "9", "a details call makes an ACTIVE port BUILD", _but(details_reset_active=True), "flap", pool=("kill_agent_at_rest" + _A,)),
     Piece("replug-within-a-poll", "10", "the agent compares names only", _but(agent_compares_index=False), "status-lies", pool=("reboot",)),

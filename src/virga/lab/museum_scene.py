@@ -29,7 +29,7 @@ TIMEOUT_S = 30.0
 PROBE_S = 0.25
 AGENT_BACK_S, MANAGER_BACK_S = 1.0, 5.0
 # Faults that come before the resize, to servers at rest.
-EARLY = ("reboot", "edit", "kill_agent_at_rest")
+EARLY = ("reboot", "edit", "kill_agent_at_rest", "slow_agent_early")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -160,7 +160,7 @@ class Stage(KiloCase):
             self.start_agent(host)
         elif what == "agent_gone":
             self.kill_agent(host)
-        elif what == "slow_agent":
+        elif what in ("slow_agent", "slow_agent_early"):
             if host in self.agents:
                 self.agents[host].slow_s = fault.value
         elif what == "kill_manager":
