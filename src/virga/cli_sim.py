@@ -10,7 +10,6 @@ import click
 from virga.runtime.trace import Event
 
 
-
 @click.command(name="sim")
 @click.option("--seeds", type=click.IntRange(1), default=200, show_default=True, help="How many seeds to run.")
 @click.option("--from", "first", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")

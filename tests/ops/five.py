@@ -15,7 +15,7 @@ import pytest
 
 from virga.agent.fake import Script
 from virga.agent.session import Agent
-from virga.domain.operation import DONE, OPEN, Operation, UNDONE
+from virga.domain.operation import DONE, OPEN, UNDONE, Operation
 from virga.domain.placement import Claim
 from virga.domain.port import Binding
 from virga.domain.server import Server

@@ -4,8 +4,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.ops.five import Scenario, each_step_fails, happy, killed_everywhere, steps_twice
+
 from virga.domain.image import new_image_row
 from virga.domain.placement import Host
 from virga.domain.server import Server

@@ -1,11 +1,14 @@
 """Stories the random workload has told once, kept: each was a bug, its name is what holds now."""
 from __future__ import annotations
 
-from tests.sim.directed import directed, do, server_of
+import asyncio
 
-from virga.domain.operation import Command
+from tests.sim.directed import ask, directed, do, last_operation, server_of
+
+from virga.domain.operation import UNDONE, Command
+from virga.domain.server import ACTIVE, ERROR
 from virga.ops import front
-from virga.sim.world import BIG, World
+from virga.sim.world import BIG, IMAGE_ID, World
 
 
 @directed()
@@ -16,3 +19,54 @@ async def test_a_command_dropped_for_a_newer_one_is_answered(world: World) -> No
     await do(world, front.live_migrate)
     await do(world, front.resize, BIG)
     assert world.look(lambda tx: tx.count(Command, state="pending", host=source)) == 0
+
+
+@directed()
+async def test_a_tap_that_could_not_be_unplugged_goes_later(world: World) -> None:
+    source = server_of(world).host or ""
+    world.machines[source].script.fail["unwire"] = 1
+    await do(world, front.resize, BIG)
+    assert world.machines[source].journal.find("tap/")
+
+
+@directed()
+async def test_a_tap_made_by_a_command_that_died_with_its_agent_goes(world: World) -> None:
+    """The agent dies between wiring and starting a guest; the server is deleted before the agent is back."""
+    server_id = await world.boot()
+    await asyncio.sleep(0.012)
+    host = server_of(world, 1).host or ""
+    world.kill_agent(host)
+    assert len(world.machines[host].journal.find("tap/")) > len(world.machines[host].guests())
+    await world.act(server_id, front.delete)
+
+
+@directed()
+async def test_a_rebuild_that_failed_is_not_taken_for_done_because_the_old_guest_runs(world: World) -> None:
+    host = server_of(world).host or ""
+    world.machines[host].script.fail["stop"] = 1
+    await do(world, front.rebuild, IMAGE_ID)
+    assert last_operation(world, "rebuild").state == UNDONE
+    assert server_of(world).vm_state == ERROR
+
+
+@directed()
+async def test_a_reboot_that_failed_says_so(world: World) -> None:
+    world.machines[server_of(world).host or ""].script.fail["stop"] = 1
+    await do(world, front.reboot, True)
+    assert last_operation(world, "reboot").state == UNDONE
+    assert server_of(world).vm_state == ACTIVE
+
+
+@directed()
+async def test_an_administrators_reset_turns_a_move_back(world: World) -> None:
+    """Half a move has guests and disks on two hosts; what the reset leaves is one of them, and nothing of the other."""
+    source = server_of(world).host
+    await ask(world, front.resize, BIG)
+    await asyncio.sleep(0.05)
+    await ask(world, front.reset_state, "error")
+    assert server_of(world).vm_state == ERROR and server_of(world).task_state is None
+    await world.settle()
+    assert last_operation(world, "resize").state == UNDONE
+    assert (server_of(world).host, server_of(world).vm_state) == (source, ERROR)
+    await do(world, front.reboot, True)
+    assert server_of(world).vm_state == ACTIVE

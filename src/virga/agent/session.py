@@ -131,6 +131,31 @@ class Agent:
                     except DriverError as error:
                         record.wired[nic.port_id] = False
                         self.trace.emit("fault", self.name, "", f"port {nic.port_id} is not wired: {error}", server=record.server_id)
+        await self._unplug_loose(running)
+        ours = {port_id for record in self._records.values() for port_id in record.nics}
+        for port_id in sorted(set(wired) - ours):
+            await self._unplug(port_id)  # made by a command that died with the agent: if it is still wanted, the command comes again
+
+    async def _unplug_loose(self, guests: dict[str, str]) -> list[WiringFact]:
+        """A tap belongs to a guest that is defined here; one that a failed unplug has left behind goes. Returns what there is to tell."""
+        told: list[WiringFact] = []
+        for record in list(self._records.values()):
+            if record.server_id in guests or record.incoming or self._busy(record.server_id) is not None:
+                continue
+            for port_id, generation in list(record.nics.items()):
+                if await self._unplug(port_id) and record.nics.get(port_id) == generation and self._busy(record.server_id) is None:
+                    del record.nics[port_id]
+                    record.wired.pop(port_id, None)
+                    told.append(WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged"))
+        return told
+
+    async def _unplug(self, port_id: str) -> bool:
+        try:
+            await self.wiring.unwire(port_id)
+        except DriverError as error:
+            self.trace.emit("fault", self.name, "", f"the loose tap of port {port_id} stays: {error}")
+            return False
+        return True
 
     def _nics(self, record: GuestRecord) -> list[Nic]:
         return [msgspec.convert(nic, Nic) for nic in (record.spec or {}).get("nics", [])]
@@ -318,6 +343,7 @@ class Agent:
                 if record.wired.get(port_id) != bool(wired.get(port_id)):
                     record.wired[port_id] = bool(wired.get(port_id))
                     wirings.append(WiringFact(port_id, record.server_id, generation, record.wired[port_id], self._next()))
+        wirings += await self._unplug_loose(guests)
         if facts or wirings:
             self._report(facts, wirings, [])
         self._rewire_soon()

@@ -45,6 +45,7 @@ class Session:
         self.proven = ""  # the host name its certificate proves; '' on a link inside one process
         self.proven_id = ""
         self.sent: set[str] = set()
+        self.full = False  # there may be more in the outbox than was sent
         self.view_version = ""
         self.open = True
 
@@ -161,6 +162,11 @@ class Hub:
                 session.link.close()
             return
         self.stale_facts += stale
+        for session, frame in batch:
+            if frame is not None and frame.results:
+                session.sent.difference_update(result.command_id for result in frame.results)
+                if session.full:
+                    self._due[session.host] = None
         for session, answer in answers:
             if isinstance(answer, Welcome):
                 session.number = answer.session
@@ -194,6 +200,7 @@ class Hub:
             if session is None:
                 continue
             pending = {command.id for command in commands}
+            session.full = len(commands) == IN_FLIGHT_MAX
             withdrawn = sorted(session.sent - pending) if len(commands) < IN_FLIGHT_MAX else []
             if withdrawn:
                 session.link.send(Forget(withdrawn))
@@ -310,7 +317,7 @@ def _note(
         if command is None or command.host != host or command.state != PENDING:
             continue
         tx.update(Command, command.id, state=COMMAND_DONE if result.ok else COMMAND_FAILED, error=result.error, result=result.data, ended_at=tx.now)
-        tx.hint("op:" + command.operation_id, "outbox:" + host)
+        tx.hint("op:" + command.operation_id)
         if not result.ok:
             tx.emit("fault", host, "ops", f"{command.verb} failed: {result.error}", server=command.server_id, cause=command.id)
     return stale

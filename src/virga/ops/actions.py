@@ -8,13 +8,9 @@ from virga.domain.operation import Action, ActionEvent, Operation
 from virga.store.db import Tx
 
 
-def begin(tx: Tx, server_id: str, action: str, *, project_id: str, user_id: str, request_id: str) -> None:
+def begin(tx: Tx, server_id: str, action: str, *, project_id: str, user_id: str, request_id: str, operation_id: str = "") -> None:
     """Record that a user asked for `action`."""
-    tx.put(Action(server_id, request_id, action, project_id, user_id, tx.now, tx.now))
-
-
-def attach(tx: Tx, op: Operation, action: str) -> None:
-    tx.update(Action, op.server_id, op.request_id, action, operation_id=op.id)
+    tx.put(Action(server_id, request_id, action, project_id, user_id, tx.now, tx.now, operation_id=operation_id))
 
 
 def begin_event(tx: Tx, op: Operation, name: str, host: str) -> None:
@@ -27,7 +23,6 @@ def end_event(tx: Tx, op: Operation, name: str, error: str) -> None:
 
 def finish(tx: Tx, op: Operation, error: str) -> None:
     """Close the action of an operation that ended, and events it left open."""
-    for event in tx.find(ActionEvent, server_id=op.server_id, request_id=op.request_id, result=None):
-        end_event(tx, op, event.name, error)
-    for action in tx.find(Action, server_id=op.server_id, request_id=op.request_id):
-        tx.update(Action, op.server_id, op.request_id, action.action, updated_at=tx.now, message="Error" if error else None)
+    about = {"server_id": op.server_id, "request_id": op.request_id}
+    tx.update_where(ActionEvent, {"finished_at": tx.now, "result": "Error" if error else "Success", "detail": error or None}, result=None, **about)
+    tx.update_where(Action, {"updated_at": tx.now, "message": "Error" if error else None}, **about)

@@ -20,6 +20,7 @@ import msgspec
 from virga.domain.config import Config
 from virga.domain.operation import (
     BEGUN,
+    COMMAND_FAILED,
     DONE,
     FAILED,
     OBSOLETE,
@@ -41,6 +42,7 @@ from virga.domain.operation import (
     check_move,
 )
 from virga.domain.placement import Host
+from virga.domain.port import Port
 from virga.domain.server import ERROR, Server, status_of
 from virga.ops import actions
 from virga.runtime.env import Env
@@ -130,6 +132,9 @@ class Run:
     _commands: int = 0
     hosts: dict[str, Host | None] = field(default_factory=dict)
     dirty: bool = False  # the operation row differs from what is stored
+    new: bool = False  # the step looked at next has never been begun
+    _failures: dict[tuple[int, int], str] = field(default_factory=dict)
+    _ports: list[Port] | None = None
 
     @property
     def server(self) -> Server:
@@ -183,10 +188,24 @@ class Run:
 
     def failure(self) -> str:
         """The error of a command of the current step that the agent gave up on; '' if none."""
+        place = (self.position, self.op.epoch)
+        if place not in self._failures:
+            step = PROCEDURES[self.op.kind].steps[self.position].name
+            found = self.tx.find(Command, operation_id=self.op.id, step=step, epoch=self.op.epoch, state=COMMAND_FAILED, limit=1)
+            self._failures[place] = f"{found[0].host}: {found[0].error}" if found else ""
+        return self._failures[place]
+
+    def unanswered(self) -> bool:
+        """Whether a command of the current step is still in an outbox."""
         step = PROCEDURES[self.op.kind].steps[self.position].name
-        for command in self.tx.find(Command, operation_id=self.op.id, step=step, epoch=self.op.epoch, state="failed"):
-            return f"{command.host}: {command.error}"
-        return ""
+        return bool(self.tx.find(Command, operation_id=self.op.id, step=step, epoch=self.op.epoch, state=PENDING, limit=1))
+
+    @property
+    def ports(self) -> list[Port]:
+        """The server's ports, oldest first, as they were when this look began."""
+        if self._ports is None:
+            self._ports = self.tx.find(Port, device_id=self.op.server_id, sort=[("created_at", False), ("id", False)])
+        return self._ports
 
 
 def queue(
@@ -201,15 +220,16 @@ def queue(
 
 def open_operation(
     tx: Tx, config: Config, kind: str, server: Server, *, project_id: str, user_id: str, request_id: str, inputs: dict[str, Any],
+    operation_id: str = "",
 ) -> Operation:
     """Start an operation on a server and run it as far as it goes without waiting. The server's epoch rises."""
-    op = Operation(tx.new_id(), kind, server.id, project_id, user_id, request_id, epoch=server.epoch + 1, input=inputs, started_at=tx.now)
+    op = Operation(operation_id or tx.new_id(), kind, server.id, project_id, user_id, request_id, epoch=server.epoch + 1, input=inputs, started_at=tx.now)
     tx.insert(op)
     server.epoch = op.epoch
     server.operation_id = op.id
     tx.update(Server, server.id, epoch=op.epoch, operation_id=op.id)
     tx.emit("step", "api", "ops", kind, server=server.id, operation=op.id, request=request_id, key=op.id)
-    advance(tx, config, op)
+    advance(tx, config, op, new=True)
     if op.state in OPEN:
         tx.hint("opened:" + op.id)
     return op
@@ -246,9 +266,9 @@ def save(tx: Tx, op: Operation) -> None:
               ended_at=op.ended_at)
 
 
-def advance(tx: Tx, config: Config, op: Operation) -> None:
-    """Look at one operation and take it as far as its rows allow."""
-    run = Run(tx, op, config)
+def advance(tx: Tx, config: Config, op: Operation, *, new: bool = False, dirty: bool = False) -> None:
+    """Look at one operation and take it as far as its rows allow. `new`: it has no step yet; `dirty`: its row is to be saved in any case."""
+    run = Run(tx, op, config, new=new, dirty=dirty)
     try:
         while op.state == RUNNING and _forward(run):
             pass
@@ -271,8 +291,8 @@ def _forward(run: Run) -> bool:
         return False
     step = table.steps[op.position]
     run.position, run._commands = op.position, 0
-    row = tx.get(Step, op.id, op.position)
-    fresh = row is None
+    row = None if run.new else tx.get(Step, op.id, op.position)
+    fresh, run.new = row is None, False
     if row is None:
         row = Step(op.id, op.position, step.name, BEGUN, begun_at=tx.now)
         check_move(None, BEGUN)
@@ -295,14 +315,17 @@ def _forward(run: Run) -> bool:
     check_move(row.state, state)
     row.state, row.ended_at = state, tx.now
     row.ended_by, row.error = (verdict.reason, "") if state == STEP_DONE else ("", verdict.reason)
-    tx.put(row)
+    if fresh:
+        tx.insert(row)
+    else:
+        tx.update(Step, op.id, op.position, state=row.state, ended_at=row.ended_at, ended_by=row.ended_by, error=row.error)
     if step.event:
         actions.end_event(tx, op, step.event, verdict.reason if state == STEP_FAILED else "")
     if state == STEP_DONE:
         if verdict.reason:
             tx.emit("note", "ops", "ops", f"{step.name}: {verdict.reason}", server=op.server_id, operation=op.id, cause=f"{op.id}/{op.position}")
         op.position += 1
-        run.dirty = True
+        run.dirty = run.new = True
         return True
     start_undo(run, verdict.reason)
     return False
@@ -485,12 +508,12 @@ class Engine:
             op = tx.get(Operation, op_id)
             if op is None or op.state not in OPEN:
                 return op
-            if op.owner != self.name or op.lease_until < tx.now + self.config.lease_s / 2:
-                if op.owner != self.name and op.lease_until > tx.now:
-                    return op
+            if op.owner != self.name and op.lease_until > tx.now:
+                return op
+            renew = op.owner != self.name or op.lease_until < tx.now + self.config.lease_s / 2
+            if renew:
                 op.owner, op.lease_until = self.name, tx.now + self.config.lease_s
-                tx.update(Operation, op.id, owner=op.owner, lease_until=op.lease_until)
-            advance(tx, self.config, op)
+            advance(tx, self.config, op, dirty=renew)
             return op
 
         try:

@@ -93,11 +93,10 @@ def _start(
         tx.update(Server, server.id, updated_at=tx.now, **changes)
         for name, value in changes.items():
             setattr(server, name, value)
-    actions.begin(tx, server.id, action, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id)
-    op = open_operation(tx, ask.config, kind, server, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id,
-                        inputs=inputs or {})
-    actions.attach(tx, op, action)
-    return op
+    op_id = tx.new_id()
+    actions.begin(tx, server.id, action, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id, operation_id=op_id)
+    return open_operation(tx, ask.config, kind, server, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id,
+                          inputs=inputs or {}, operation_id=op_id)
 
 
 def boot(tx: Tx, ask: Ask, server: Server, nics: list[NicRequest]) -> Operation:
@@ -341,7 +340,7 @@ def detach_interface(tx: Tx, ask: Ask, server: Server, port_id: str) -> Operatio
 
 
 def reset_state(tx: Tx, ask: Ask, server: Server, state: str) -> None:
-    """An administrator's last word on vm_state. Raises 409 while the server is being deleted: that always ends.
+    """An administrator's last word on vm_state. Raises 409 while the server is being deleted (that always ends), and for 'active' without a host.
 
     An operation that holds the server is turned back, not dropped: half a move has guests and disks on two hosts, and only its own undo knows which of
     them must not run. Until the undo has ended the server shows `state`, and afterwards what the undo found, or ERROR if that was asked for.
@@ -354,6 +353,8 @@ def reset_state(tx: Tx, ask: Ask, server: Server, state: str) -> None:
         tx.update(Server, server.id, vm_state=state, task_state=None, updated_at=tx.now)
         turn_back(tx, ask.config, op, state)
     else:
+        if state == ACTIVE and server.host is None:
+            raise Problem(409, f"Cannot 'os-resetState' instance {server.id} to active: it is not on any host")
         for migration in tx.find(Migration, server_id=server.id, status="finished"):
             tx.update(Migration, migration.id, status="error", updated_at=tx.now)
             placing.release(tx, migration.source, migration.id)

@@ -14,7 +14,7 @@ from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, STOPPED, SUSPENDED
 from virga.ops.boot import fault
 from virga.ops.engine import Procedure, Run, StepDef, Verdict, at_once, procedure
 from virga.ops.guests import spec_args
-from virga.ops.waits import both, wait_guest, wait_wired
+from virga.ops.waits import answered, both, wait_guest, wait_wired
 
 # what a guest's state means for its server, outside any operation: guest state -> (vm_state, power_state)
 SHOWN: dict[str, tuple[str, int]] = {
@@ -43,7 +43,8 @@ def act(run: Run, *, verb: str) -> None:
 def acted(run: Run, *, state: str) -> Verdict:
     host = run.server.host or ""
     done = wait_guest(run, host, state)
-    return both(done, wait_wired(run, host)) if state == RUN else done
+    # a guest that is to be rebooted runs already: only the host's answer says that it has been
+    return answered(run, host, both(done, wait_wired(run, host))) if state == RUN else done
 
 
 def show(run: Run, *, state: str) -> None:

@@ -19,7 +19,7 @@ from virga.ops.boot import fault
 from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.guests import spec_args
 from virga.ops.power import as_reported
-from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
+from virga.ops.waits import answered, both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 
 def power_of(run: Run) -> str:
@@ -35,7 +35,7 @@ def remake(run: Run) -> None:
 
 def remade(run: Run) -> Verdict:
     host = run.server.host or ""
-    return both(wait_guest(run, host, STOP if power_of(run) == "stopped" else RUN), wait_wired(run, host))
+    return answered(run, host, both(wait_guest(run, host, STOP if power_of(run) == "stopped" else RUN), wait_wired(run, host)))
 
 
 def finish(run: Run) -> None:

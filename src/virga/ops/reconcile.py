@@ -153,11 +153,13 @@ def _is_orphan(tx: Tx, guest: Guest) -> bool:
     """A guest or disk that belongs nowhere: its server is deleted, or lives on another host that reports a disk of its own."""
     if guest.state == ABSENT and not guest.disk:
         return False
-    if tx.find(Command, host=guest.host, server_id=guest.server_id, state=PENDING, limit=1):
-        return False
     server = tx.get(Server, guest.server_id)
     if server is None:
         return False  # not a server of ours: an operator's own guest is none of our business
+    if server.deleted_at is None and server.host == guest.host:
+        return False
+    if tx.find(Command, host=guest.host, server_id=guest.server_id, state=PENDING, limit=1):
+        return False
     if server.deleted_at is not None:
         return True
     if server.operation_id is not None or server.host == guest.host or server.host is None or server.vm_state == ERROR:

@@ -60,18 +60,31 @@ def wait_gone(run: Run, host: str) -> Verdict:
 
 
 def wait_disk(run: Run, host: str) -> Verdict:
-    """The host reports a complete disk of the server."""
+    """The host has brought a complete disk of the server; one that was there before does not count."""
     guest = run.guest(host)
     if guest is not None and guest.disk:
-        return good(f"{host} has the disk whole")
+        return answered(run, host, good(f"{host} has the disk whole"))
     error = run.failure()
     if error:
         return failed(error)
     return waiting(f"waiting for {host} to have the disk whole{host_note(run, host)}")
 
 
+def answered(run: Run, host: str, verdict: Verdict) -> Verdict:
+    """`verdict`, but only once the host has answered the current step's commands, and well.
+
+    For steps whose outcome can look as if it had come about before they began: a guest that is to be rebuilt runs already.
+    """
+    error = run.failure()
+    if error:
+        return failed(error)
+    if verdict.state == "done" and run.unanswered():
+        return waiting(f"waiting for {host} to answer{host_note(run, host)}")
+    return verdict
+
+
 def ports_of(run: Run) -> list[Port]:
-    return run.tx.find(Port, device_id=run.op.server_id, sort=[("created_at", False), ("id", False)])
+    return run.ports
 
 
 def wait_wired(run: Run, host: str) -> Verdict:

@@ -61,7 +61,8 @@ def verdict(tx: Tx, request: Request) -> str:
         return ACCEPT
     op = tx.get(Operation, server.operation_id) if server.operation_id else None
     if what == "reset_state":
-        return REFUSE if op is not None and op.kind == "delete" else ACCEPT
+        nowhere = op is None and server.host is None and request.die < 0.5
+        return REFUSE if nowhere or (op is not None and op.kind == "delete") else ACCEPT
     if server.locked and not request.admin:
         return REFUSE
     if what == "delete":
@@ -191,11 +192,12 @@ class Model:
             for note in [note for note in left if note.epoch < op.epoch and note.during != op.id]:
                 left.remove(note)
                 _apply(fate, note)
-            writes = [note for note in left if note.during == op.id]
+            meanwhile = [note for note in left if note.during == op.id or (note.what == "reset" and note.epoch == op.epoch and "reset_to" in op.notes)]
             self._end(fate, op)
-            for note in writes:
+            for note in meanwhile:
                 left.remove(note)
-                _apply(fate, note)
+                if note.what != "reset":  # that is part of how the operation ended
+                    _apply(fate, note)
         for note in left:
             _apply(fate, note)
         return fate

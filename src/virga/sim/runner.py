@@ -87,15 +87,14 @@ class Runner:
         asked: set[str] = set()
         for _ in range(4000):
             left = False
-            for server_id in servers:
-                server = self.world.look(lambda tx, server_id=server_id: tx.need(Server, server_id))  # type: ignore[misc]
-                if server.vm_state == ERROR or (server_id in asked and server.vm_state == state and server.task_state is None):
+            for server in self.world.look(lambda tx: tx.find(Server, id=servers)):
+                if server.vm_state == ERROR or (server.id in asked and server.vm_state == state and server.task_state is None):
                     continue
                 left = True
-                if server.operation_id is None and not (server_id in asked and server.vm_state == state):
+                if server.operation_id is None and not (server.id in asked and server.vm_state == state):
                     try:
-                        await self.world.act(server_id, what)
-                        asked.add(server_id)
+                        await self.world.act(server.id, what)
+                        asked.add(server.id)
                     except (Problem, ConnectionError):
                         pass
             if not left:
@@ -226,6 +225,7 @@ def execute(plan: Plan, *, engine: type[Engine] = Engine, keep_events: bool = Fa
         loop.run(main)
     except SimulationError as error:
         outcome.rule, outcome.broken = "comes-to-rest", str(error)
+    runner.world.give_back()
     outcome.steps = loop.steps
     outcome.events = runner.events
     return outcome

@@ -33,7 +33,8 @@ from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, Killed, sim_env
 from virga.runtime.trace import Trace
 from virga.sim.invariants import Watch
-from virga.store.db import SimDb, Tx, open_memory, restore_memory
+from virga.store.db import SimDb, Tx, open_memory
+from virga.store.snapshot import MemorySnapshot
 
 T = TypeVar("T")
 PROJECT, USER = "project-1", "user-1"
@@ -84,7 +85,7 @@ class Weather:
 class Snapshot(msgspec.Struct):
     """A cloud at rest: everything that outlives its processes."""
 
-    database: bytes
+    database: MemorySnapshot
     machines: dict[str, dict[str, Any]]
     journals: dict[str, dict[str, Any]]
     servers: list[str]
@@ -100,7 +101,8 @@ class World:
         self.config = config or Config(compute=Compute(
             operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0, shelved_offload_time=-1.0))
         self.trace = Trace(self.env.now, ring=512)
-        self.connection = open_memory() if snapshot is None else restore_memory(snapshot.database)
+        self.connection = open_memory() if snapshot is None else snapshot.database.lend()
+        self._snapshot = snapshot
         self.engine_type = engine
         self.mean_delay_s = mean_delay_s
         self.neighbours = Neighbourhood()
@@ -220,6 +222,11 @@ class World:
         self.kill_controller()
         self.env.kill()
 
+    def give_back(self) -> None:
+        """The database is not looked at any more: the next run may have its connection."""
+        if self._snapshot is not None:
+            self._snapshot.database.give_back(self.connection)
+
     # what users do --------------------------------------------------------------------------------------------------
     def ask(self) -> Ask:
         self.requests += 1
@@ -264,7 +271,7 @@ class World:
     def snapshot(self) -> Snapshot:
         """What outlives the processes, right now. Stop them first."""
         return Snapshot(
-            self.connection.serialize(), {name: dict(machine.journal.values) for name, machine in self.machines.items()},
+            MemorySnapshot(self.connection), {name: dict(machine.journal.values) for name, machine in self.machines.items()},
             {name: dict(journal.values) for name, journal in self.journals.items()}, list(self.servers))
 
 

@@ -20,6 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from virga.domain.row import Row
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
@@ -107,13 +109,27 @@ class Tx:
     def update(self, row_type: type[Row], *key: Any, **changes: Any) -> int:
         """Change columns of one row; returns how many rows there were (0 or 1). Raises Exists on a unique clash."""
         table = table_of(row_type)
-        self._seen.pop((row_type, *key), None)
+        place = (row_type, *key)
+        seen = self._seen.pop(place, None)
         names = tuple(changes)
         values = [table.write(name, changes[name]) for name in names]
         try:
-            return self._connection.execute(table.update(names), [*values, *key]).rowcount
+            count = self._connection.execute(table.update(names), [*values, *key]).rowcount
         except sqlite3.IntegrityError as error:
             raise Exists(str(error)) from error
+        if seen is not None:
+            # a copy: who got the row before the change keeps what it got, who asks again sees the change
+            self._seen[place] = msgspec.structs.replace(seen, **changes)
+        return count
+
+    def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
+        """Change columns of every row that meets the conditions; returns how many there were."""
+        table = table_of(row_type)
+        where, values = table.where(conditions)
+        self._seen.clear()
+        sets = ", ".join(f'"{name}" = ?' for name in changes)
+        changed = [table.write(name, value) for name, value in changes.items()]
+        return self._connection.execute(f'UPDATE "{table.name}" SET {sets} WHERE {where or "0"}', [*changed, *values]).rowcount
 
     def delete(self, row_type: type[Row], *key: Any) -> int:
         table = table_of(row_type)
@@ -218,6 +234,10 @@ class _Base:
                 listener(tx.hints)
 
 
+_OWN = ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
+_LENT = ("SAVEPOINT closure", "RELEASE closure", "ROLLBACK TO closure")
+
+
 class SimDb(_Base):
     """SQLite inline on the loop. `connection` may outlive this object: it is the disk that survives a killed controller."""
 
@@ -231,13 +251,17 @@ class SimDb(_Base):
         tx = Tx(self._connection, self._env, self._env.now())
         if self._env.fault_hook is not None:
             await self._env.point("db.before_commit")
-        self._connection.execute("BEGIN IMMEDIATE")
+        # A lent connection (MemorySnapshot) is inside a transaction for as long as the run lasts.
+        begin, commit, rollback = _LENT if self._connection.in_transaction else _OWN
+        self._connection.execute(begin)
         try:
             result = closure(tx)
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            self._connection.execute(rollback)
+            if rollback != "ROLLBACK":
+                self._connection.execute(commit)
             raise
-        self._connection.execute("COMMIT")
+        self._connection.execute(commit)
         self._tell(tx)
         if self._env.fault_hook is not None:
             await self._env.point("db.after_commit")
@@ -253,19 +277,13 @@ class SimDb(_Base):
 
 def open_memory() -> sqlite3.Connection:
     """A fresh in-memory database with the newest schema."""
-    connection = _memory()
+    connection = memory_connection()
     migrate(connection)
     return connection
 
 
-def restore_memory(database: bytes) -> sqlite3.Connection:
-    """An in-memory database as it was when `connection.serialize()` gave these bytes."""
-    connection = _memory()
-    connection.deserialize(database)
-    return connection
-
-
-def _memory() -> sqlite3.Connection:
+def memory_connection() -> sqlite3.Connection:
+    """An empty in-memory database, without a schema."""
     connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1024)
     connection.execute("PRAGMA foreign_keys=ON")
     return connection

@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -145,7 +145,7 @@ class Table:
         return " AND ".join(parts), values
 
 
-@lru_cache(maxsize=None)
+@cache
 def table_of(row_type: type[Row]) -> Table:
     """The Table of a Row type, made once."""
     if not row_type.__table__:
