@@ -45,7 +45,7 @@ def test_nobody_else_does(options: Options) -> None:
 
 
 def test_no_wait_means_an_unwired_start_in_every_schedule() -> None:
-    assert set(search(Options(era=rules.KILO_1), 1, 0).found.endings) == {"ACTIVE without network", "guest ran before its port was wired"}
+    assert set(search(Options(era=rules.KILO_1), 1, 0).found.endings) == {"server ACTIVE, its port not", "guest ran before its port was wired"}
 
 
 @pytest.mark.parametrize("ports", [1, 2])

@@ -89,8 +89,10 @@ class Model:
             return state.hang
         if state.vm != "active":
             return "stuck: nobody goes on" + (f" after {state.crashed} was killed" if state.crashed else "")
-        if any(each != rules.ACTIVE for each in state.status) or len(state.bridged) < len(self.ports):
+        if len(state.bridged) < len(self.ports):
             return "ACTIVE without network"
+        if any(each != rules.ACTIVE for each in state.status):
+            return "server ACTIVE, its port not"
         return "guest ran before its port was wired" if state.unwired else ""
 
     # the two compute managers ---------------------------------------------------------------------------------------
