@@ -66,7 +66,7 @@ real: setup  ## what real guests need: QEMU, libvirt and its binding, dnsmasq, n
 	@tools/setup.sh real
 
 demo-real: real guest  ## the demo with real guests (root, libvirt)
-	@$(BIN)/virga demo --hypervisor libvirt $(ARGS)
+	@$(BIN)/virga demo --hypervisor libvirt --virt-type qemu $(ARGS)
 
 guest:  ## build the small guest image used with real guests
 	@tools/guest/build $(ARGS)

@@ -32,6 +32,9 @@ class Outcome(msgspec.Struct):
     other_host: str = ""
     resize_s: float | None = None
     revert_s: float | None = None
+    wired_s: float | None = None  # real guests: revert asked -> port wired on the old host
+    back_s: float | None = None  # real guests: revert asked -> logged in again
+    gap_s: float | None = None  # real guests: the longest silence of its ping around the revert
     reverted: bool = False  # whether a revert was asked for
     disk: str = "unknown"
     why: str = ""
@@ -90,7 +93,8 @@ class Founding:
         self._done = 0
 
         async def one(number: int) -> dict[str, Any]:
-            body = {"name": f"demo-{number}", "flavorRef": self.flavors[SMALL], "imageRef": images[0]["id"], "networks": nics}
+            body = await self.create_body(
+                {"name": f"demo-{number}", "flavorRef": self.flavors[SMALL], "imageRef": images[0]["id"], "networks": nics})
             made = (await self.client.post("compute", "/servers", {"server": body}, version="2.37"))["server"]
             server = await self._until(made["id"], "ACTIVE", "ERROR")
             if server["status"] != "ACTIVE":
@@ -99,6 +103,13 @@ class Founding:
             return server
 
         self.servers = list(await asyncio.gather(*(one(number) for number in range(1, self.wanted + 1))))
+
+    async def create_body(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request that makes a server; a kind of guest that needs more puts it in here."""
+        return body
+
+    def close(self) -> None:
+        """End whatever watches the guests."""
 
     def _through(self, phase: str) -> None:
         self._done += 1

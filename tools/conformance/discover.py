@@ -206,9 +206,10 @@ def discover(
         "IDENTITY_EXTS": "OS-INHERIT,OS-EC2,OS-TRUST,OS-EP-FILTER",
         # Features that Virga does not claim; another cloud's operator turns them on with --set.
         "SSH": False,
+        "SSH_USER": "cirros",
         "SCOPE": False,
         "VNC": False,
-        "STABLE_RESCUE": False,
+        "STABLE_RESCUE": True,
         "SCHEDULER_FILTERS": SCHEDULER_FILTERS,
         "IMAGE_FORMAT_ENFORCEMENT": False,
         "HAS_NOVA": bool(compute),
