@@ -100,6 +100,8 @@ SCENARIOS = [
     Scenario("unpause", after("pause"), ask_for("unpause"), forward_only=True),
     Scenario("suspend", running, ask_for("suspend"), forward_only=True),
     Scenario("resume", after("suspend"), ask_for("resume"), forward_only=True),
+    Scenario("rescue", running, ask_for("rescue"), forward_only=True),
+    Scenario("unrescue", after("rescue"), ask_for("unrescue"), forward_only=True),
     Scenario("rebuild", running, ask_for("rebuild", "image-1"), forward_only=True),
     Scenario("resize", running, ask_for("resize", BIG)),
     Scenario("confirm", resized, ask_for("confirm")),
@@ -143,3 +145,32 @@ def test_each_undo_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_killed_before_and_after_each_commit_and_effect(scenario: Scenario) -> None:
     assert killed_everywhere(scenario) >= 4
+
+
+def test_a_build_that_fails_on_one_host_comes_up_on_another() -> None:
+    from tests.ops.five import play
+    from virga.domain.server import ACTIVE
+
+    async def ask(world: World, server_id: str) -> None:
+        for name in world.machines:
+            world.machines[name].script.fail["launch"] = 1 if name == "host-2" else 0
+        await boot(world, server_id)
+
+    seen: list[Server] = []
+    operations = play(Scenario("boot", nothing_yet, ask), after=lambda world, server_id: seen.append(world.look(lambda tx: tx.need(Server, server_id))))
+    assert (seen[0].vm_state, seen[0].host, seen[0].fault) == (ACTIVE, "host-1", None)
+    assert operations[0].notes["tried"].keys() == {"host-2"}
+
+
+def test_a_build_that_fails_everywhere_says_so_host_by_host() -> None:
+    from tests.ops.five import play
+
+    async def ask(world: World, server_id: str) -> None:
+        for machine in world.machines.values():
+            machine.script.fail["launch"] = 9
+        await boot(world, server_id)
+
+    seen: list[Server] = []
+    play(Scenario("boot", nothing_yet, ask), after=lambda world, server_id: seen.append(world.look(lambda tx: tx.need(Server, server_id))))
+    assert seen[0].vm_state == "error" and seen[0].host is None and seen[0].fault is not None
+    assert "host-1: " in seen[0].fault.message and "host-2: " in seen[0].fault.message

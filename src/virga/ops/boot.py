@@ -4,7 +4,8 @@
     spawn    host makes the disk, wires the ports, starts the guest          <- guest running, ports wired at their generation
     finish   the server is ACTIVE, its ports are bound                       (pivot)
 
-Undo: the guest is purged, claim and bindings are given back, the server is ERROR with a fault that tells why (compute API guide, server faults).
+Undo: the guest is purged, claim and bindings are given back. Then another host is tried, up to HOSTS_TRIED_MAX; when none is left the server is ERROR
+with a fault that tells why, host by host (compute API guide, server faults).
 """
 from __future__ import annotations
 
@@ -17,17 +18,23 @@ from virga.ops.guests import spec_args
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 FAULT_CHARS_MAX = 255
+HOSTS_TRIED_MAX = 3  # as many as Nova's scheduler tries by default
 
 
 def fault(run: Run, message: str, code: int = 500) -> Fault:
     return Fault(code, message[:FAULT_CHARS_MAX], run.tx.now, message)
 
 
+def tried(run: Run) -> frozenset[str]:
+    """Hosts that have failed this build already."""
+    return frozenset(run.op.notes.get("tried", {}))
+
+
 def place(run: Run) -> None:
     server = run.server
     if server.host is not None:
         return
-    host, why = placing.find_host(run.tx, server, server.flavor, only=server.requested_host)
+    host, why = placing.find_host(run.tx, server, server.flavor, only=server.requested_host, avoid=tried(run))
     if host is None:
         run.note(refused=f"No valid host was found. There are not enough hosts available: {why}.")
         return
@@ -43,6 +50,9 @@ def placed(run: Run) -> Verdict:
 
 
 def unplace(run: Run) -> None:
+    if run.op.kind == "boot" and run.server.host is not None:
+        run.note(tried={**run.op.notes.get("tried", {}), run.server.host: run.op.error}, last=run.server.host)
+        run.set_server(host=None)
     placing.release_all(run.tx, run.server.id)
     for port in ports_of(run):
         unbind(run.tx, port)
@@ -76,8 +86,21 @@ def finish(run: Run) -> None:
     run.set_server(vm_state=ACTIVE, task_state=None, power_state=POWER["running"], launched_at=run.tx.now, progress=0, fault=None)
 
 
+def again(run: Run, error: str) -> bool:
+    """Another host, if there is one with room, if nobody asked for this one, and if it is certain that nothing was left running on it."""
+    last = run.op.notes.get("last")
+    if last is None or run.server.requested_host is not None or is_away(run, last) or len(tried(run)) >= HOSTS_TRIED_MAX:
+        return False
+    host, _ = placing.find_host(run.tx, run.server, run.server.flavor, avoid=tried(run))
+    if host is not None:
+        run.set_server(task_state="scheduling")
+    return host is not None
+
+
 def cancelled(run: Run, error: str) -> None:
     refused = bool(run.op.notes.get("refused"))
+    if not refused and len(tried(run)) > 1:
+        error = "; ".join(f"{host}: {why}" for host, why in run.op.notes["tried"].items())
     run.set_server(vm_state=ERROR, task_state=None, host=None, fault=fault(run, error if refused else f"Build of instance {run.server.id} failed: {error}"))
 
 
@@ -91,5 +114,5 @@ BOOT = procedure(
     StepDef("spawn", spawn, spawned, undo=unspawn, undone=unspawned, event="compute__do_build_and_run_instance",
             deadline=lambda config: config.compute.copy_timeout),
     StepDef("finish", finish, at_once, undo="the pivot: after it there is only forward"),
-    cancelled=cancelled, stuck=stuck,
+    cancelled=cancelled, stuck=stuck, again=again,
 )

@@ -101,22 +101,29 @@ class StepDef:
 
 @dataclass(frozen=True)
 class Procedure:
-    """A kind of operation. `cancelled` sets the server right after a complete undo; `stuck` when even the undo failed."""
+    """A kind of operation. `cancelled` sets the server right after a complete undo; `stuck` when even the undo failed.
+
+    `again` is asked after a complete undo whether to begin once more from the first step (another host); it says yes only so often.
+    """
 
     kind: str
     steps: tuple[StepDef, ...]
     cancelled: Callable[[Run, str], None]
     stuck: Callable[[Run, str], None]
+    again: Callable[[Run, str], bool] = lambda run, error: False
 
 
 PROCEDURES: dict[str, Procedure] = {}
 
 
-def procedure(kind: str, *steps: StepDef, cancelled: Callable[[Run, str], None], stuck: Callable[[Run, str], None]) -> Procedure:
+def procedure(
+    kind: str, *steps: StepDef, cancelled: Callable[[Run, str], None], stuck: Callable[[Run, str], None],
+    again: Callable[[Run, str], bool] = lambda run, error: False,
+) -> Procedure:
     """Declare a procedure; its kind must be new."""
     if kind in PROCEDURES:
         raise AssertionError(f"two procedures called {kind}")
-    made = PROCEDURES[kind] = Procedure(kind, steps, cancelled, stuck)
+    made = PROCEDURES[kind] = Procedure(kind, steps, cancelled, stuck, again)
     return made
 
 
@@ -270,9 +277,7 @@ def advance(tx: Tx, config: Config, op: Operation, *, new: bool = False, dirty: 
     """Look at one operation and take it as far as its rows allow. `new`: it has no step yet; `dirty`: its row is to be saved in any case."""
     run = Run(tx, op, config, new=new, dirty=dirty)
     try:
-        while op.state == RUNNING and _forward(run):
-            pass
-        while op.state == UNDOING and _backward(run):
+        while op.state in OPEN and (_forward(run) if op.state == RUNNING else _backward(run)):
             pass
     except BrokenLog as broken:
         PROCEDURES[op.kind].stuck(run, str(broken))
@@ -328,7 +333,7 @@ def _forward(run: Run) -> bool:
         run.dirty = run.new = True
         return True
     start_undo(run, verdict.reason)
-    return False
+    return True
 
 
 def start_undo(run: Run, error: str) -> None:
@@ -352,10 +357,22 @@ def turn_back(tx: Tx, config: Config, op: Operation, state: str) -> None:
     tx.hint("op:" + op.id)
 
 
+def _begin_again(run: Run) -> None:
+    """Everything was undone; the first step is next, with what the notes have learned. The log starts anew, the trace keeps the old story."""
+    tx, op = run.tx, run.op
+    tx.delete_where(Step, operation_id=op.id)
+    tx.emit("step", "ops", "ops", f"{op.kind} begins again", server=op.server_id, operation=op.id, request=op.request_id, cause=op.id)
+    op.state, op.position, op.error, op.deadline_at, op.waiting, op.waiting_since = RUNNING, 0, "", None, "", None
+    run.new, run.dirty = False, True
+
+
 def _backward(run: Run) -> bool:
     tx, op = run.tx, run.op
     table = PROCEDURES[op.kind]
     if op.position < 0:
+        if "reset_to" not in op.notes and table.again(run, op.error):
+            _begin_again(run)
+            return True
         table.cancelled(run, op.error)
         if op.notes.get("reset_to") == ERROR:
             run.set_server(vm_state=ERROR)
