@@ -1,4 +1,5 @@
 """`cloud`: one real `virga up` in a process of its own, for tests that drive it with OpenStack's own unchanged clients."""
+
 from __future__ import annotations
 
 import asyncio

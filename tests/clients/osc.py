@@ -3,6 +3,7 @@
 A process of its own costs 1.5 s a command, most of it imports. This is what the client's interactive mode does too: the shell is set up once and takes
 command after command. Every HTTP exchange is noted, so that a test can tell a refusal of the cloud from a mistake of the client.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -20,8 +21,29 @@ import requests.adapters
 from openstackclient.shell import OpenStackShell
 
 GROUPS = (
-    "server", "flavor", "image", "network", "subnet", "port", "router", "floating ip", "security group", "keypair", "hypervisor", "compute service",
-    "availability zone", "aggregate", "server group", "project", "user", "role", "domain", "application credential", "quota", "limits")
+    "server",
+    "flavor",
+    "image",
+    "network",
+    "subnet",
+    "port",
+    "router",
+    "floating ip",
+    "security group",
+    "keypair",
+    "hypervisor",
+    "compute service",
+    "availability zone",
+    "aggregate",
+    "server group",
+    "project",
+    "user",
+    "role",
+    "domain",
+    "application credential",
+    "quota",
+    "limits",
+)
 ENTRY_POINTS = ("openstack.compute.v2", "openstack.identity.v3", "openstack.image.v2", "openstack.network.v2", "openstack.common")
 NEWEST = "2.96"
 
@@ -141,5 +163,7 @@ def script(path: Path) -> list[Line]:
             continue
         found = re.match(r"(?P<refused>! )?(?:@(?P<version>[\d.]+) )?(?:(?P<keep>\w+) = )?(?P<command>.*)", text)
         assert found is not None
-        lines.append(Line(found["command"], bool(found["refused"]), found["keep"] or "", found["version"] or NEWEST, f"{path.name}:{number}"))
+        lines.append(
+            Line(found["command"], bool(found["refused"]), found["keep"] or "", found["version"] or NEWEST, f"{path.name}:{number}")
+        )
     return lines

@@ -3,6 +3,7 @@
 The scripts in commands/*.txt are the test: a plain line must work, a line that begins with `! ` must be refused with a sentence and change nothing.
 Nothing may answer 5xx or make the client break. A client that learns a new command fails `test_no_command_is_left_out` until a script names it.
 """
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """openstacksdk's `cloud` layer, as programs use it, unchanged: networks, images, keys, servers with floating IPs, resize there and back, lists."""
+
 from __future__ import annotations
 
 import os
@@ -48,8 +49,9 @@ def flavors(sdk: Any) -> Iterator[list[Any]]:
 def test_image(sdk: Any, tmp_path: Path) -> None:
     file = tmp_path / "image"
     file.write_bytes(os.urandom(70_000))
-    image = sdk.create_image(NAME, filename=str(file), disk_format="raw", container_format="bare", wait=True, validate_checksum=True,
-                             os_distro="x")
+    image = sdk.create_image(
+        NAME, filename=str(file), disk_format="raw", container_format="bare", wait=True, validate_checksum=True, os_distro="x"
+    )
     assert (image.status, image.size) == ("active", 70_000)
     assert sdk.get_image(NAME).properties.get("os_distro", sdk.get_image(NAME).get("os_distro")) == "x"
     back = tmp_path / "back"
@@ -78,9 +80,30 @@ def test_keypair_and_security_group(sdk: Any) -> None:
 
 def test_lists(sdk: Any) -> None:
     """Everything the layer can list of what this cloud offers."""
-    for name in ("networks", "subnets", "ports", "routers", "floating_ips", "security_groups", "flavors", "images", "keypairs", "servers", "hypervisors",
-                 "availability_zone_names", "aggregates", "server_groups", "projects", "users", "groups", "roles", "role_assignments",
-                 "domains", "services", "endpoints"):
+    for name in (
+        "networks",
+        "subnets",
+        "ports",
+        "routers",
+        "floating_ips",
+        "security_groups",
+        "flavors",
+        "images",
+        "keypairs",
+        "servers",
+        "hypervisors",
+        "availability_zone_names",
+        "aggregates",
+        "server_groups",
+        "projects",
+        "users",
+        "groups",
+        "roles",
+        "role_assignments",
+        "domains",
+        "services",
+        "endpoints",
+    ):
         assert len(list(getattr(sdk, f"list_{name}")())) >= 0, name
     assert {flavor.name for flavor in sdk.list_flavors(get_extra=True)} >= {"m1.nano"}
     assert sdk.get_compute_limits().max_total_cores > 0
@@ -91,7 +114,9 @@ def test_lists(sdk: Any) -> None:
 
 def test_server_with_an_automatic_floating_ip(sdk: Any, network: Any, flavors: list[Any]) -> None:
     image = sdk.list_images()[0]
-    server = sdk.create_server(NAME, image=image, flavor=flavors[0], network=network.id, wait=True, auto_ip=True, timeout=60, meta={"a": "b"})
+    server = sdk.create_server(
+        NAME, image=image, flavor=flavors[0], network=network.id, wait=True, auto_ip=True, timeout=60, meta={"a": "b"}
+    )
     try:
         assert server.status == "ACTIVE"
         server = sdk.get_server(NAME)  # what create_server returns was read before the address came

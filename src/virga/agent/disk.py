@@ -112,7 +112,7 @@ class QcowDisks:
         """Make the folders, drop what was half made, and bases nobody uses."""
         self.places.images.mkdir(parents=True, exist_ok=True)
         self.places.instances.mkdir(parents=True, exist_ok=True)
-        for entry in self.places.instances.glob("*/disk.new"):
+        for entry in self.places.instances.glob("*/disk*.new"):
             entry.unlink(missing_ok=True)
         await self._collect()
 
@@ -153,11 +153,18 @@ class QcowDisks:
     def _incoming(self, server_id: str) -> Path:
         return self.places.instance(server_id) / "incoming"
 
-    async def _make(self, server_id: str, image: ImageRef | None, size_gb: int) -> None:
+    async def rescue(self, server_id: str, image: ImageRef, size_gb: int) -> None:
+        if not self.places.rescue_disk(server_id).exists():
+            await self._make(server_id, image if image.id else None, size_gb, self.places.rescue_disk(server_id))
+
+    async def unrescue(self, server_id: str) -> None:
+        self.places.rescue_disk(server_id).unlink(missing_ok=True)
+
+    async def _make(self, server_id: str, image: ImageRef | None, size_gb: int, disk: Path | None = None) -> None:
         """A fresh overlay, aside, then in place."""
-        disk = self.places.disk(server_id)
+        disk = disk or self.places.disk(server_id)
         disk.parent.mkdir(parents=True, exist_ok=True)
-        fresh = disk.with_name("disk.new")
+        fresh = disk.with_name(disk.name + ".new")
         fresh.unlink(missing_ok=True)
         size_bytes = size_gb * GIB
         argv = ["qemu-img", "create", "-q", "-f", "qcow2"]
@@ -234,10 +241,13 @@ class QcowDisks:
             await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), str(size_gb * GIB)], code="disk")
 
     # moving ---------------------------------------------------------------------------------------------------------
-    def base_of(self, server_id: str) -> str:
-        """The cached image a disk stands on, '' for none; read from the overlay's own header (qcow2 specification, header fields)."""
+    def base_of(self, server_id: str, disk: Path | None = None) -> str:
+        """The cached image a disk (the server's own, if none is named) stands on, '' for none.
+
+        Read from the overlay's own header (qcow2 specification, header fields).
+        """
         try:
-            with self.places.disk(server_id).open("rb") as file:
+            with (disk or self.places.disk(server_id)).open("rb") as file:
                 head = file.read(24)
                 if head[:4] != b"QFI\xfb":
                     raise DriverError(f"the disk of server {server_id} is not a qcow2 file", "bad-image")
@@ -334,6 +344,8 @@ class QcowDisks:
         for server_id in await self.list():
             try:
                 used.add(self.base_of(server_id))
+                if self.places.rescue_disk(server_id).exists():
+                    used.add(self.base_of(server_id, self.places.rescue_disk(server_id)))
             except DriverError:
                 continue
         for path in self.places.images.iterdir():

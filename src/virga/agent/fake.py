@@ -77,6 +77,13 @@ class Machine:
         if self.watch is not None:
             self.watch(self.name, server_id, "disk" if data is not None else "no-disk")
 
+    def rescue_disk(self, server_id: str) -> bytes | None:
+        data = self.journal.values.get("rescue/" + server_id)
+        return None if data is None else bytes(data)
+
+    def set_rescue_disk(self, server_id: str, data: bytes | None) -> None:
+        self.journal.put("rescue/" + server_id, data)
+
     def write(self, server_id: str, data: bytes) -> None:
         """What a guest does to its disk."""
         old = self.disk(server_id)
@@ -167,8 +174,17 @@ class FakeHypervisor(_Scripted):
         if await self._act("launch"):
             if held:
                 self.machine.set_guest(spec.server_id, "paused")
+            elif spec.rescue is not None:
+                self._boot_rescue(spec.server_id)
             else:
                 self._boot(spec.server_id)
+
+    def _boot_rescue(self, server_id: str) -> None:
+        data = self.machine.rescue_disk(server_id)
+        if data is None:
+            raise DriverError(f"server {server_id} has no rescue disk on {self.machine.name}", "no-disk")
+        self.machine.set_rescue_disk(server_id, data + f"rescue on {self.machine.name}\n".encode())
+        self.machine.set_guest(server_id, "running")
 
     def _boot(self, server_id: str) -> None:
         self.machine.write(server_id, f"boot on {self.machine.name}\n".encode())
@@ -285,6 +301,16 @@ class FakeDisks(_Scripted):
         if await self._act("rebuild_disk"):
             self.machine.set_disk(server_id, data if len(data) <= 4096 else b"sha512 " + hashlib.sha512(data).hexdigest().encode() + b"\n")
 
+    async def rescue(self, server_id: str, image: ImageRef, size_gb: int) -> None:
+        if self.machine.rescue_disk(server_id) is None:
+            data = await self._image_bytes(image)
+            if await self._act("rescue_disk"):
+                self.machine.set_rescue_disk(server_id, data if len(data) <= 4096 else b"sha512 " + hashlib.sha512(data).hexdigest().encode() + b"\n")
+
+    async def unrescue(self, server_id: str) -> None:
+        if self.machine.rescue_disk(server_id) is not None and await self._act("unrescue_disk"):
+            self.machine.set_rescue_disk(server_id, None)
+
     async def grow(self, server_id: str, size_gb: int) -> None:
         await self._act("grow")
 
@@ -311,6 +337,8 @@ class FakeDisks(_Scripted):
         return ImageRef(blob, len(data), "raw", hashlib.sha512(data).hexdigest(), digests)
 
     async def discard(self, server_id: str) -> None:
+        if self.machine.rescue_disk(server_id) is not None:
+            self.machine.set_rescue_disk(server_id, None)
         if self.machine.disk(server_id) is not None and await self._act("discard"):
             self.machine.set_disk(server_id, None)
 

@@ -164,7 +164,7 @@ class Hands:
         return {"checksum": checksum}
 
     async def power(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
-        """start, stop, reboot (soft or hard), pause, unpause, suspend, resume."""
+        """start, stop, reboot (soft or hard), pause, unpause, suspend, resume, rescue, unrescue."""
         action, server_id = args["action"], record.server_id
         graceful_s = 0.0 if args.get("hard") else self.graceful_stop_s
         if action == "stop":
@@ -174,6 +174,16 @@ class Hands:
         elif action == "reboot":
             await self.hypervisor.stop(server_id, graceful_s=graceful_s)
             await self._start(record, self._spec(record, args), "running")
+        elif action == "rescue":
+            # The rescue disk first: when it cannot be made, the guest has not been touched.
+            spec = self._spec(record, args)
+            await self.disks.rescue(server_id, spec.rescue or ImageRef(""), spec.disk_gb)
+            await self.hypervisor.stop(server_id, graceful_s=graceful_s)
+            await self._start(record, spec, "running")
+        elif action == "unrescue":
+            await self.hypervisor.stop(server_id, graceful_s=graceful_s)
+            await self._start(record, self._spec(record, args), "running")
+            await self.disks.unrescue(server_id)
         elif action == "pause":
             await self.hypervisor.pause(server_id)
         elif action == "unpause":

@@ -65,6 +65,9 @@ class GuestSpec(msgspec.Struct, frozen=True):
     config_drive: bool = False
     metadata: dict[str, Any] = {}
     user_data: str = ""
+    # Run from the rescue disk made from this image; the server's own disk comes second. `hw_rescue_bus` and `hw_rescue_device` among the image's
+    # properties leave the own disk where it was and put the rescue disk last, booted first.
+    rescue: ImageRef | None = None
 
 
 class GuestView(msgspec.Struct, frozen=True):
@@ -97,7 +100,10 @@ class Hypervisor(Protocol):
         """server_id -> running, paused, held, stopped, suspended or crashed, for every guest defined here."""
 
     async def launch(self, spec: GuestSpec, *, held: bool) -> None:
-        """Define and start from the host's disk of that server; `held` leaves it paused before its first instruction."""
+        """Define and start from the host's disk of that server, from its rescue disk when `spec.rescue` is set.
+
+        `held` leaves it paused before its first instruction.
+        """
 
     async def define(self, spec: GuestSpec) -> None:
         """Define without starting (a server that was stopped)."""
@@ -138,6 +144,12 @@ class Disks(Protocol):
 
     async def rebuild(self, server_id: str, image: ImageRef, size_gb: int) -> None:
         """Replace the disk's content with the image's: the new one is made aside and swapped in whole."""
+
+    async def rescue(self, server_id: str, image: ImageRef, size_gb: int) -> None:
+        """Make a rescue disk beside the server's own. An existing complete one is left alone."""
+
+    async def unrescue(self, server_id: str) -> None:
+        """Delete the rescue disk."""
 
     async def grow(self, server_id: str, size_gb: int) -> None: ...
     async def fetch(self, server_id: str, source: str, address: str) -> str:

@@ -257,7 +257,8 @@ class LibvirtHypervisor:
     # making and unmaking --------------------------------------------------------------------------------------------
     def _place(self, spec: GuestSpec) -> GuestPlace:
         drive = str(self.places.config_drive(spec.server_id)) if spec.config_drive else ""
-        return GuestPlace(str(self.places.disk(spec.server_id)), str(self.places.console(spec.server_id)), drive)
+        rescue = str(self.places.rescue_disk(spec.server_id)) if spec.rescue is not None else ""
+        return GuestPlace(str(self.places.disk(spec.server_id)), str(self.places.console(spec.server_id)), drive, rescue)
 
     def _with_taps(self, spec: GuestSpec) -> GuestSpec:
         """Without the NICs that nobody has wired (admin down, or plugging failed and is not fatal): qemu could not open their taps."""

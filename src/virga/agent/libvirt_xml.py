@@ -20,11 +20,12 @@ TCG_CACHE_MIB = 32
 
 
 class GuestPlace(msgspec.Struct, frozen=True):
-    """Where a guest's things are on this host: full paths. `config_drive` '' for none."""
+    """Where a guest's things are on this host: full paths. `config_drive` and `rescue` '' for none."""
 
     disk: str
     console: str
     config_drive: str = ""
+    rescue: str = ""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -53,7 +54,9 @@ def domain_xml(spec: GuestSpec, place: GuestPlace, machine: Machine, held: bool 
     _child(root, "vcpu", str(spec.vcpus), placement="static")
     os = _child(root, "os")
     _child(os, "type", "hvm", arch="x86_64", machine=machine.machine)
-    _child(os, "boot", dev="hd")
+    rescue = rescue_of(spec, place)
+    if rescue is None or not rescue.last:
+        _child(os, "boot", dev="hd")  # else the rescue disk carries the boot order, and libvirt takes only one of the two
     features = _child(root, "features")
     _child(features, "acpi")
     _child(features, "apic")
@@ -69,18 +72,24 @@ def domain_xml(spec: GuestSpec, place: GuestPlace, machine: Machine, held: bool 
     _child(root, "on_reboot", "restart")
     _child(root, "on_crash", "destroy")
     devices = _child(root, "devices")
-    disk = _child(devices, "disk", type="file", device="disk")
-    _child(disk, "driver", name="qemu", type="qcow2", cache="writeback", discard="unmap")
-    _child(disk, "source", file=place.disk)
-    _child(disk, "target", dev="vda", bus="virtio")
+    letters = iter("abc")
+    if rescue is not None and not rescue.last:
+        _overlay(devices, place.rescue, f"vd{next(letters)}", "virtio")
+    disk = _overlay(devices, place.disk, f"vd{next(letters)}", "virtio")
     _child(disk, "serial", spec.server_id[:20])
     if place.config_drive:
         drive = _child(devices, "disk", type="file", device="disk")
         _child(drive, "driver", name="qemu", type="raw")
         _child(drive, "source", file=place.config_drive)
-        _child(drive, "target", dev="vdb", bus="virtio")
+        _child(drive, "target", dev=f"vd{next(letters)}", bus="virtio")
         _child(drive, "readonly")
-    _child(devices, "controller", type="usb", model="none")
+    if rescue is not None and rescue.last:
+        extra = _overlay(devices, place.rescue, f"vd{next(letters)}" if rescue.bus == "virtio" else DEVICES[rescue.bus], rescue.bus, rescue.device)
+        _child(extra, "boot", order="1")
+        if rescue.bus == "scsi":
+            _child(devices, "controller", type="scsi", model="virtio-scsi")
+    if rescue is None or rescue.bus != "usb":
+        _child(devices, "controller", type="usb", model="none")
     for nic in spec.nics:
         devices.append(nic_element(nic))
     serial = _child(devices, "serial", type="file")
@@ -93,6 +102,39 @@ def domain_xml(spec: GuestSpec, place: GuestPlace, machine: Machine, held: bool 
     rng = _child(devices, "rng", model="virtio")
     _child(rng, "backend", "/dev/urandom", model="random")
     return Xml.tostring(root, encoding="unicode")
+
+
+class Rescue(msgspec.Struct, frozen=True):
+    """How the rescue disk is attached. `last` leaves the server's own disk in its place; else the rescue disk takes that and pushes it to second."""
+
+    last: bool
+    bus: str = "virtio"
+    device: str = "disk"
+
+
+DEVICES = {"scsi": "sda", "usb": "sdb", "ide": "hda", "sata": "sdc"}
+
+
+def rescue_of(spec: GuestSpec, place: GuestPlace) -> Rescue | None:
+    """As Nova does: an image that names `hw_rescue_device` or `hw_rescue_bus` is attached last, any other takes the first disk's place."""
+    if spec.rescue is None or not place.rescue:
+        return None
+    device, bus = spec.rescue.properties.get("hw_rescue_device", ""), spec.rescue.properties.get("hw_rescue_bus", "")
+    if not device and not bus:
+        return Rescue(False)
+    device = device if device in ("disk", "cdrom") else "disk"
+    default = "ide" if device == "cdrom" else "virtio"
+    return Rescue(True, bus if bus in ("virtio", *DEVICES) else default, device)
+
+
+def _overlay(devices: Xml.Element, path: str, target: str, bus: str, device: str = "disk") -> Xml.Element:
+    """A qcow2 file as a disk."""
+    disk = _child(devices, "disk", type="file", device=device)
+    discard = {"discard": "unmap"} if device == "disk" else {}
+    _child(disk, "driver", name="qemu", type="qcow2", cache="writeback", **discard)
+    _child(disk, "source", file=path)
+    _child(disk, "target", dev=target, bus=bus)
+    return disk
 
 
 def mark_element(held: bool) -> Xml.Element:

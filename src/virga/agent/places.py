@@ -31,6 +31,9 @@ class Places:
     def disk(self, server_id: str) -> Path:
         return self.instance(server_id) / "disk"
 
+    def rescue_disk(self, server_id: str) -> Path:
+        return self.instance(server_id) / "disk.rescue"
+
     def console(self, server_id: str) -> Path:
         return self.instance(server_id) / "console.log"
 

@@ -20,6 +20,7 @@ from virga.domain.server import (
     ACTIVE,
     ERROR,
     PAUSED,
+    RESCUED,
     RESIZED,
     SHELVED,
     SHELVED_OFFLOADED,
@@ -32,6 +33,7 @@ from virga.ops import actions, interfaces, live, placing, power
 from virga.ops import boot as _boot
 from virga.ops import delete as _delete
 from virga.ops import rebuild as _rebuild
+from virga.ops import rescue as _rescue
 from virga.ops import resize as _resize
 from virga.ops import revert as _revert
 from virga.ops import snapshot as _snapshot
@@ -41,7 +43,7 @@ from virga.ops.ports import create_port
 from virga.store.db import Tx
 from virga.store.quota import check_room
 
-ROOMS = (_boot, _delete, power, _rebuild, _resize, _revert, live, interfaces, _snapshot)  # importing them declares their procedures
+ROOMS = (_boot, _delete, power, _rebuild, _rescue, _resize, _revert, live, interfaces, _snapshot)  # importing them declares their procedures
 
 
 class NicRequest(msgspec.Struct, frozen=True):
@@ -195,6 +197,23 @@ def unlock(tx: Tx, ask: Ask, server: Server) -> None:
         raise Problem(403, "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed: an administrator locked it.")
     tx.update(Server, server.id, locked=False, locked_by=None, locked_reason=None, updated_at=tx.now)
     actions.begin(tx, server.id, "unlock", project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id)
+
+
+def rescue(tx: Tx, ask: Ask, server: Server, image_id: str | None = None) -> Operation:
+    """Run from an image, the server's own by default, with its disk second. Raises 400 for an image that is not there."""
+    need_state(server, "rescue", (ACTIVE, STOPPED, ERROR), ask=ask)
+    need_host(tx, server)
+    wanted = image_id or server.image_id
+    image = tx.get(Image, wanted) if wanted else None
+    if image is None or image.status != "active":
+        raise Problem(400, f"Instance {server.id} cannot be rescued with image {wanted}: there is no such active image. Name one in rescue_image_ref.")
+    return _start(tx, ask, server, "rescue", "rescue", {"image_id": image.id}, task_state="rescuing")
+
+
+def unrescue(tx: Tx, ask: Ask, server: Server) -> Operation:
+    need_state(server, "unrescue", (RESCUED,), ask=ask)
+    need_host(tx, server)
+    return _start(tx, ask, server, "unrescue", "unrescue", task_state="unrescuing")
 
 
 def rebuild(tx: Tx, ask: Ask, server: Server, image_id: str, **changes: Any) -> Operation:

@@ -18,7 +18,7 @@ from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.errors import Problem
 from virga.domain.operation import ABSENT, CRASHED, OPEN, PAUSE, PENDING, RUN, STOP, SUSPEND, Command, Guest, Migration, Operation, Step
-from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
+from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESCUED, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
 from virga.ops.delete import MOVE_OPEN
 from virga.ops.engine import queue
@@ -132,7 +132,7 @@ def put_right(tx: Tx, servers: list[str]) -> None:
             if _power_differs(tx, guest):
                 vm_state, power_state = SEEN[guest.state]
                 shown = tx.need(Server, server_id).vm_state
-                tx.update(Server, server_id, vm_state=shown if shown == RESIZED else vm_state, power_state=power_state, updated_at=tx.now)
+                tx.update(Server, server_id, vm_state=shown if shown in (RESCUED, RESIZED) else vm_state, power_state=power_state, updated_at=tx.now)
                 tx.emit("transition", "reconciler", "store", f"server is {vm_state}, as its guest on {guest.host}", server=server_id)
             elif _is_orphan(tx, guest):
                 server = tx.get(Server, server_id)
@@ -146,7 +146,7 @@ def _power_differs(tx: Tx, guest: Guest) -> bool:
         return False
     if server.vm_state in (ACTIVE, STOPPED, PAUSED, SUSPENDED):
         return (server.vm_state, server.power_state) != SEEN[guest.state]
-    return server.vm_state == RESIZED and server.power_state != SEEN[guest.state][1]
+    return server.vm_state in (RESCUED, RESIZED) and server.power_state != SEEN[guest.state][1]
 
 
 def _is_orphan(tx: Tx, guest: Guest) -> bool:

@@ -258,7 +258,6 @@ async def nothing_to_do(call: Call, value: Any) -> Response:
 
 
 CONSOLE = "Unavailable console type {}: this cloud offers no graphical or serial consoles; see os-getConsoleOutput."
-RESCUE = "Rescue is not offered by this cloud: rebuild the server, or boot another one from a snapshot of it."
 
 ACTIONS: dict[str, Action] = {
     "os-start": Action(simple(front.start), "os_compute_api:servers:start"),
@@ -290,8 +289,7 @@ ACTIONS: dict[str, Action] = {
     "os-getSerialConsole": Action(
         refused(CONSOLE.format("serial")), "os_compute_api:os-remote-consoles", until=(2, 5)
     ),
-    "rescue": Action(refused(RESCUE), "os_compute_api:os-rescue"),
-    "unrescue": Action(refused(RESCUE), "os_compute_api:os-unrescue"),
+    "unrescue": Action(simple(front.unrescue), "os_compute_api:os-unrescue"),
     "trigger_crash_dump": Action(
         refused("A crash dump cannot be triggered: this cloud sends guests no non-maskable interrupts."),
         "os_compute_api:servers:trigger_crash_dump",

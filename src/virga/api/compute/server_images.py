@@ -1,4 +1,4 @@
-"""Actions between a server and images: createImage, createBackup, shelve, rebuild.
+"""Actions between a server and images: createImage, createBackup, shelve, rebuild, rescue.
 
 Rules: the image's row is there, queued, when the request is answered; the operation fills it. A snapshot belongs to
 the server's project and notes where it came from, as clients expect (`instance_uuid`, `base_image_ref`,
@@ -179,8 +179,26 @@ async def rebuild(call: Call, value: Any) -> Response:
     return reply(202, {"server": {**body, "adminPass": password}}, headers)
 
 
+async def rescue(call: Call, value: Any) -> Response:
+    fields = Fields(call, {} if value is None else value, "rescue")
+    image_id = fields.take("rescue_image_ref", lambda found, place: inputs.uuid(inputs.reference(found, place), place))
+    password = fields.take("adminPass", string())
+    fields.done()
+
+    def work(tx: Tx) -> None:
+        server = own_server(tx, call)
+        if image_id is not None:
+            flavor = server.flavor
+            need_image(tx, call, image_id, Flavor(flavor.id, flavor.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb))
+        front.rescue(tx, ask_of(call), server, image_id)
+
+    await call.cloud.db.run(work)
+    return reply(200, {"adminPass": password or call.cloud.env.token_hex(PASSWORD_BYTES)})
+
+
 ACTIONS.update(
     {
+        "rescue": Action(rescue, "os_compute_api:os-rescue"),
         "createImage": Action(create_image, "os_compute_api:servers:create_image"),
         "createBackup": Action(create_backup, "os_compute_api:os-create-backup"),
         "shelve": Action(shelve, "os_compute_api:os-shelve:shelve"),
