@@ -5,7 +5,8 @@ import asyncio
 
 from tests.sim.directed import ask, directed, do, last_operation, server_of
 
-from virga.domain.operation import UNDONE, Command
+from virga.domain.operation import DONE, UNDONE, Command
+from virga.domain.port import Port
 from virga.domain.server import ACTIVE, ERROR
 from virga.ops import front
 from virga.sim.world import BIG, IMAGE_ID, World
@@ -70,3 +71,13 @@ async def test_an_administrators_reset_turns_a_move_back(world: World) -> None:
     assert (server_of(world).host, server_of(world).vm_state) == (source, ERROR)
     await do(world, front.reboot, True)
     assert server_of(world).vm_state == ACTIVE
+
+
+@directed()
+async def test_a_card_is_detached_even_if_its_tap_has_to_be_removed_later(world: World) -> None:
+    server = server_of(world)
+    port = world.look(lambda tx: tx.find(Port, device_id=server.id)[0])
+    world.machines[server.host or ""].script.fail["unwire"] = 1
+    await do(world, front.detach_interface, port.id)
+    assert last_operation(world, "detach_interface").state == DONE
+    assert world.machines[server.host or ""].journal.find("tap/")

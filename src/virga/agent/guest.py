@@ -257,9 +257,12 @@ class Hands:
     async def detach(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         port_id = args["port_id"]
         await self.hypervisor.detach_nic(record.server_id, Nic(port_id, record.nics.get(port_id, 0), "", ""))
-        await self._unwire(record, port_id)
         if record.spec is not None:
             record.spec = {**record.spec, "nics": [item for item in record.spec.get("nics", []) if item["port_id"] != port_id]}
+        try:
+            await self._unwire(record, port_id)
+        except DriverError as error:  # the guest has lost the card, as was asked; the agent comes back for the tap
+            self.tell_trouble(record, f"the tap of port {port_id} is loose: {error}")
         return {}
 
     async def snapshot(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:

@@ -137,12 +137,14 @@ class Agent:
             await self._unplug(port_id)  # made by a command that died with the agent: if it is still wanted, the command comes again
 
     async def _unplug_loose(self, guests: dict[str, str]) -> list[WiringFact]:
-        """A tap belongs to a guest that is defined here; one that a failed unplug has left behind goes. Returns what there is to tell."""
+        """A tap belongs to a guest that is defined here and has it; one that a failed unplug has left behind goes. Returns what there is to tell."""
         told: list[WiringFact] = []
         for record in list(self._records.values()):
-            if record.server_id in guests or record.incoming or self._busy(record.server_id) is not None:
+            if self._busy(record.server_id) is not None:
                 continue
-            for port_id, generation in list(record.nics.items()):
+            defined = record.server_id in guests or record.incoming
+            wanted = set(record.nics) if defined and record.spec is None else {nic.port_id for nic in self._nics(record)} if defined else set()
+            for port_id, generation in [(port_id, number) for port_id, number in record.nics.items() if port_id not in wanted]:
                 if await self._unplug(port_id) and record.nics.get(port_id) == generation and self._busy(record.server_id) is None:
                     del record.nics[port_id]
                     record.wired.pop(port_id, None)
