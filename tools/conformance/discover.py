@@ -203,6 +203,7 @@ def discover(
         "ID_TRUST": True,
         "ID_ACCESS_RULES": True,
         "OS_GLANCE_RESERVED": True,
+        "SECURITY_COMPLIANCE": False,
         "IDENTITY_EXTS": "OS-INHERIT,OS-EC2,OS-TRUST,OS-EP-FILTER",
         # Features that Virga does not claim; another cloud's operator turns them on with --set.
         "SSH": False,
@@ -252,6 +253,8 @@ def discover(
         outer = cloud.rows(base + "/networks?router:external=true", "networks")
         values["PUBLIC_NETWORK_ID"] = outer[0]["id"] if outer else ""
         values["FLOATING_NETWORK"] = outer[0]["name"] if outer else ""
+        names = [n["name"] for n in cloud.rows(base + "/networks?router:external=false", "networks") if n["name"]]
+        values["FIXED_NETWORK"] = next((name for name in names if names.count(name) == 1), "")
     values["NET_EXTS"] = ",".join(extensions) or "none"
     values["FLOATING_IPS"] = "router" in extensions and bool(values.get("PUBLIC_NETWORK_ID"))
     values["PORT_SECURITY"] = "port-security" in extensions

@@ -80,6 +80,18 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: int = -1
 
 
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[identity] Keystone's [security_compliance]. 0 turns a rule off.
+
+    After `lockout_failure_attempts` wrong passwords a user is locked for `lockout_duration` seconds; a user's own new password must not be one of the
+    last `unique_last_password_count`.
+    """
+
+    lockout_failure_attempts: int = 0
+    lockout_duration: float = 1800.0
+    unique_last_password_count: int = 0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything `virga up` can be told. `state` is a folder."""
 
@@ -98,6 +110,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease_s: float = 15.0
     compute: Compute = Compute()
     network: Network = Network()
+    identity: Identity = Identity()
     quota: Quota = Quota()
     libvirt: Libvirt = Libvirt()
     guest_image: str = ""  # qcow2 offered as the public image `virga-guest` by a cloud of libvirt hosts; '' looks in build/guest

@@ -44,7 +44,8 @@ class Project(Row):
 
 
 class User(Row):
-    """`password_hash` is None for a user that cannot log in by password."""
+    """`password_hash` is None for a user that cannot log in by password. `failures` counts wrong passwords since the last right one, the newest at
+    `failed_at`; `old_hashes` are those of earlier passwords, newest first."""
 
     __table__: ClassVar[str] = "users"
     id: str
@@ -58,6 +59,9 @@ class User(Row):
     options: dict[str, Any]
     extra: dict[str, Any]
     created_at: float
+    failures: int = 0
+    failed_at: float | None = None
+    old_hashes: list[str] = []
 
 
 class Group(Row):

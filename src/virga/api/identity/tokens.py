@@ -15,7 +15,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from virga.api.http import Call, reply
-from virga.api.identity import reach
+from virga.api.identity import lockout, reach
 from virga.api.identity.catalog import catalog
 from virga.api.identity.secret import PASSWORD_BYTES_MAX, digest, verify
 from virga.api.identity.session import Session, credential_roles, find_session, live_trust, load, trust_roles
@@ -145,7 +145,7 @@ async def by_password(call: Call, method: PasswordMethod) -> Proof:
     user = await call.cloud.db.read(lambda tx: find_user(tx, ref))
     # The hash is computed for unknown users too: the answer's time must not tell who exists.
     right = await verify(call.cloud.env, call.cloud.config, user.password_hash if user else None, ref.password)
-    if user is None or not right:
+    if user is None or not await lockout.passes(call.cloud, user, right):
         raise refused()
     return Proof(user.id, ["password"])
 
@@ -153,7 +153,8 @@ async def by_password(call: Call, method: PasswordMethod) -> Proof:
 async def by_token(call: Call, method: TokenMethod) -> Proof:
     session = await call.cloud.db.read(lambda tx: find_session(tx, method.id))
     if session is None:
-        raise refused()
+        # As Keystone: a token to be traded in is a thing that is not there, and not a proof that fails.
+        raise Problem(404, "Could not find token: it is unknown, expired or revoked.")
     if session.application_credential is not None or session.trust is not None:
         raise Problem(403, "A token made with an application credential or a trust cannot be used to get another one.")
     token = session.token

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.responses import Response
 
 from virga.api.http import Call, reply
-from virga.api.identity import reach, removal, revoke
+from virga.api.identity import lockout, reach, removal, revoke
 from virga.api.identity.projects import home_domain, need_domain
 from virga.api.identity.projects import view as project_view
 from virga.api.identity.secret import PASSWORD_BYTES_MAX, hash_secret, verify
@@ -166,7 +166,8 @@ async def update_user(call: Call) -> Response:
         check_default_project(tx, changes.get("default_project_id"))
         if "password" in changes:
             changes.pop("password")
-            changes["password_hash"], changes["password_changed_at"] = hashed, tx.now
+            # An administrator's new password also unlocks.
+            changes |= {"password_hash": hashed, "password_changed_at": tx.now, "failures": 0, "failed_at": None}
         tx.update(User, row.id, **changes, extra={**row.extra, **extra})
         if "password_hash" in changes or changes.get("enabled") is False:
             revoke.of_user(tx, row.id)
@@ -182,20 +183,26 @@ async def change_password(call: Call) -> Response:
     env, config = call.cloud.env, call.cloud.config
     row = await call.cloud.db.read(lambda tx: tx.get(User, user_id))
     right = await verify(env, config, row.password_hash if row else None, body.original_password)
-    if row is None or not right or not row.enabled:
+    if row is None or not await lockout.passes(call.cloud, row, right) or not row.enabled:
         raise Problem(401, "The request you have made requires authentication: user or old password is wrong.")
     if row.options.get("lock_password"):
         raise Problem(400, "The password of this user is locked: only an administrator can change it.")
     if body.password == body.original_password:
         raise Problem(400, "Invalid input for field user.password: it is the old password.")
+    kept = max(0, config.identity.unique_last_password_count - 1)
+    for old in row.old_hashes[:kept]:
+        if await verify(env, config, old, body.password):
+            raise Problem(400, "Invalid input for field user.password: it is one of the user's last "
+                               f"{config.identity.unique_last_password_count} passwords, which cannot be used again.")
     hashed = await hash_secret(env, config, body.password)
     seen = row.password_hash
+    old_hashes = [seen, *row.old_hashes][:kept] if seen else row.old_hashes[:kept]
 
     def closure(tx: Tx) -> None:
         # Two changes at once: the second must have known the first's password.
         if not tx.count(User, id=user_id, password_hash=seen):
             raise Problem(409, "The password was changed by somebody else meanwhile.")
-        tx.update(User, user_id, password_hash=hashed, password_changed_at=tx.now)
+        tx.update(User, user_id, password_hash=hashed, password_changed_at=tx.now, old_hashes=old_hashes)
         revoke.of_user(tx, user_id)
 
     await write(call, CONFLICT, closure)

@@ -8,7 +8,7 @@ CREATE INDEX projects_by_parent ON projects (parent_id);
 CREATE TABLE users (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, domain_id TEXT NOT NULL, enabled INTEGER NOT NULL, password_hash TEXT,
   password_changed_at REAL, default_project_id TEXT, description TEXT, options TEXT NOT NULL, extra TEXT NOT NULL,
-  created_at REAL NOT NULL, UNIQUE (domain_id, name));
+  created_at REAL NOT NULL, failures INTEGER NOT NULL, failed_at REAL, old_hashes TEXT NOT NULL, UNIQUE (domain_id, name));
 
 CREATE TABLE user_groups (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, domain_id TEXT NOT NULL, description TEXT NOT NULL, extra TEXT NOT NULL,
