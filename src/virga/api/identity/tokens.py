@@ -153,8 +153,7 @@ async def by_password(call: Call, method: PasswordMethod) -> Proof:
 async def by_token(call: Call, method: TokenMethod) -> Proof:
     session = await call.cloud.db.read(lambda tx: find_session(tx, method.id))
     if session is None:
-        # As Keystone: a token to be traded in is a thing that is not there, and not a proof that fails.
-        raise Problem(404, "Could not find token: it is unknown, expired or revoked.")
+        raise Problem(404, "Could not find token: it is unknown, expired or revoked.")  # 404 and not 401: as Keystone
     if session.application_credential is not None or session.trust is not None:
         raise Problem(403, "A token made with an application credential or a trust cannot be used to get another one.")
     token = session.token
