@@ -214,4 +214,5 @@ def killed_everywhere(scenario: Scenario) -> int:
 
 
 def _may_kill(name: str) -> bool:
-    return name.endswith(("db.before_commit", "db.after_commit", "agent.before_effect", "agent.after_effect", "agent.wired_not_started"))
+    return name.endswith(("db.before_commit", "db.after_commit", "agent.before_effect", "agent.after_effect", "agent.half_journaled", "agent.before_report",
+                          "agent.wired_not_started"))

@@ -146,6 +146,7 @@ class Agent:
             wanted = set(record.nics) if defined and record.spec is None else {nic.port_id for nic in self._nics(record)} if defined else set()
             for port_id, generation in [(port_id, number) for port_id, number in record.nics.items() if port_id not in wanted]:
                 if await self._unplug(port_id) and record.nics.get(port_id) == generation and self._busy(record.server_id) is None:
+                    self.env.mark("agent.loose_tap")
                     del record.nics[port_id]
                     record.wired.pop(port_id, None)
                     told.append(WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged"))
@@ -253,6 +254,7 @@ class Agent:
     def _enqueue(self, do: Do) -> None:
         known = self._results.get(do.command_id)
         if known is not None:
+            self.env.mark("agent.result_again")
             self._report([], [], [known[0]])
             return
         actor = self._actors.setdefault(do.server_id, Actor())
@@ -278,14 +280,16 @@ class Agent:
                     raise
                 task.uncancel()
                 # An answer all the same: its outbox must not keep a command that nobody will take up again.
-                self._finish(self._records[server_id], Result(actor.current.command_id, False, "dropped for a newer command"), [])
+                self.env.mark("agent.dropped_for_newer")
+                await self._finish(self._records[server_id], Result(actor.current.command_id, False, "dropped for a newer command"), [])
         actor.task = actor.current = None
         del self._actors[server_id]
 
     async def _do(self, do: Do) -> None:
         record = self._records.setdefault(do.server_id, GuestRecord(do.server_id))
         if do.epoch < record.epoch:
-            self._finish(record, Result(do.command_id, False, f"refused: epoch {do.epoch} is older than {record.epoch}"), [])
+            self.env.mark("agent.epoch_refused")
+            await self._finish(record, Result(do.command_id, False, f"refused: epoch {do.epoch} is older than {record.epoch}"), [])
             return
         record.epoch = do.epoch
         self.journal.put("guest/" + do.server_id, msgspec.to_builtins(record))
@@ -305,14 +309,16 @@ class Agent:
         await self.env.point("agent.after_effect", verb=do.verb)
         self._look(record, await self.hypervisor.guests(), await self.disks.list())
         record.seen = do.epoch
-        self._finish(record, result, [self._fact(record)])
+        await self._finish(record, result, [self._fact(record)])
 
-    def _finish(self, record: GuestRecord, result: Result, facts: list[GuestFact]) -> None:
+    async def _finish(self, record: GuestRecord, result: Result, facts: list[GuestFact]) -> None:
         wirings = [WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged")
                    for port_id, generation in record.unplugged.items() if port_id not in record.nics]
         record.unplugged = {}
         self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
+        await self.env.point("agent.half_journaled")
         self.journal.put("result/" + result.command_id, msgspec.to_builtins(result))
+        await self.env.point("agent.before_report")
         self._report(facts, wirings, [result])
 
     # changes nobody ordered -----------------------------------------------------------------------------------------

@@ -162,6 +162,8 @@ class Hub:
                 session.link.close()
             return
         self.stale_facts += stale
+        if any(isinstance(frame, Hello) and frame.results for _, frame in batch):
+            self.env.mark("hub.result_after_reconnect")
         for session, frame in batch:
             if frame is not None and frame.results:
                 session.sent.difference_update(result.command_id for result in frame.results)

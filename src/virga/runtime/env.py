@@ -46,6 +46,7 @@ class Env:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_kill: list[Callable[[], None]] = []
         self.fault_hook: FaultHook | None = None
+        self.marks: dict[str, int] | None = None
 
     # time -----------------------------------------------------------------------------------------------------------
     def now(self) -> float:
@@ -122,6 +123,7 @@ class Env:
         """The Env of another process that shares this one's clock and source of chance."""
         other = Env(name, self.rng, self._clock, self._monotonic, self.threads)
         other.fault_hook = self.fault_hook
+        other.marks = self.marks
         return other
 
     # fault points ---------------------------------------------------------------------------------------------------
@@ -132,6 +134,11 @@ class Env:
             if result is not None:
                 await result
             self.check_alive()
+
+    def mark(self, name: str) -> None:
+        """A rare path was taken. Counted only where a test gave `marks`: some seed has to take each of them."""
+        if self.marks is not None:
+            self.marks[name] = self.marks.get(name, 0) + 1
 
 
 class _SystemRandom(random.SystemRandom):

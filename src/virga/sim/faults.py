@@ -4,6 +4,8 @@ Rules: only a machine that is truly off may be fenced; while it is off nothing e
 """
 from __future__ import annotations
 
+from typing import Any
+
 from virga.domain.placement import Host
 from virga.ops import front
 from virga.sim.plan import Entry
@@ -45,6 +47,8 @@ class Breaker:
             world.partition(whom, what == "partition")
         elif what == "duplicate":
             world.weather[whom].duplicate_share = entry.value
+        elif what.startswith("kill_at:"):
+            self._kill_at(whom, what[8:])
         elif what.startswith("fail:") and script is not None:
             script.fail[what[5:]] = int(entry.value)
         elif what.startswith("slow:") and script is not None:
@@ -53,6 +57,23 @@ class Breaker:
             guests = sorted(world.machines[whom].guests())
             if guests:
                 world.machines[whom].crash(guests[int(entry.value * len(guests))])
+
+    def _kill_at(self, name: str, point: str) -> None:
+        """Arm a kill -9 of one process for the next time it passes a named point."""
+        world = self.world
+        env = world.controller if name == "controller" else world.agents.get(name)
+        if env is None:
+            return
+
+        def hook(passed: str, about: dict[str, Any]) -> None:
+            if passed.endswith(point) and env.alive:
+                env.fault_hook = None
+                if name != "controller":
+                    world.kill_agent(name)
+                elif world.controller is env:
+                    world.kill_controller()
+
+        env.fault_hook = hook
 
     async def _fence(self, name: str, value: bool) -> None:
         """The operator's word; without a controller to hear it, nothing changes but the machine being switched on again."""
@@ -76,6 +97,9 @@ class Breaker:
         """Everything runs, answers and is connected again; no host is fenced or disabled."""
         world = self.world
         self.lost.clear()
+        for env in (world.controller, *world.agents.values()):
+            if env is not None:
+                env.fault_hook = None
         for name, machine in world.machines.items():
             machine.script.fail.clear()
             machine.script.delay_s = dict(USUAL_DELAYS_S)

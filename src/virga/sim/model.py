@@ -19,6 +19,7 @@ from virga.domain.server import (
     DELETED,
     ERROR,
     PAUSED,
+    RESCUED,
     RESIZED,
     SHELVED,
     SHELVED_OFFLOADED,
@@ -38,7 +39,7 @@ TAKEN = {
     "resize": (ACTIVE, STOPPED), "migrate": (ACTIVE, STOPPED), "confirm": (RESIZED,), "revert": (RESIZED,), "live_migrate": (ACTIVE, PAUSED),
     "evacuate": (ACTIVE, STOPPED, ERROR), "attach": (ACTIVE, PAUSED, STOPPED), "detach": (ACTIVE, PAUSED, STOPPED),
     "snapshot": (ACTIVE, STOPPED, PAUSED, SUSPENDED), "shelve": (ACTIVE, STOPPED, PAUSED, SUSPENDED), "unshelve": (SHELVED, SHELVED_OFFLOADED),
-    "shelve_offload": (SHELVED,),
+    "shelve_offload": (SHELVED,), "rescue": (ACTIVE, STOPPED, ERROR), "unrescue": (RESCUED,),
 }
 ADMIN_ONLY = ("migrate", "live_migrate", "evacuate", "shelve_offload", "reset_state", "disable_host", "enable_host")
 NEEDS_DISK_HOST_UP = ("resize", "migrate", "live_migrate")
@@ -252,10 +253,10 @@ class Model:
 
 
 ENDS = {"boot": ACTIVE, "start": ACTIVE, "stop": STOPPED, "reboot": ACTIVE, "pause": PAUSED, "unpause": ACTIVE, "suspend": SUSPENDED, "resume": ACTIVE,
-        "shelve": SHELVED, "shelve_offload": SHELVED_OFFLOADED, "unshelve": ACTIVE, "delete": DELETED}
+        "shelve": SHELVED, "shelve_offload": SHELVED_OFFLOADED, "unshelve": ACTIVE, "rescue": RESCUED, "unrescue": ACTIVE, "delete": DELETED}
 # when these fail, the server is shown as its host last reported it
 AS_REPORTED = ("start", "stop", "reboot", "pause", "unpause", "suspend", "resume", "live_migrate", "snapshot", "shelve", "attach_interface",
-               "detach_interface")
+               "detach_interface", "rescue")
 
 
 def _undone(fate: Fate, op: Operation) -> None:
@@ -275,6 +276,8 @@ def _undone(fate: Fate, op: Operation) -> None:
         fate.states = {SHELVED, SHELVED_OFFLOADED}
     elif kind == "shelve_offload":
         fate.states = {SHELVED}
+    elif kind == "unrescue":
+        fate.states = {RESCUED, ACTIVE, STOPPED, ERROR}
     elif kind in AS_REPORTED:
         fate.states = {ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR}
     elif kind == "delete":

@@ -130,13 +130,13 @@ class Direct:
                 "confirm": front.confirm, "revert": front.revert, "migrate": front.migrate, "live_migrate": front.live_migrate,
                 "evacuate": front.evacuate, "stop": front.stop, "start": front.start, "pause": front.pause, "unpause": front.unpause,
                 "suspend": front.suspend, "resume": front.resume, "delete": front.delete, "unshelve": front.unshelve,
-                "shelve_offload": front.shelve_offload, "lock": front.lock, "unlock": front.unlock}
+                "shelve_offload": front.shelve_offload, "rescue": front.rescue, "unrescue": front.unrescue, "lock": front.lock, "unlock": front.unlock}
             plain[what](tx, ask, server)
 
 
 PLAIN = {"confirm": "confirmResize", "revert": "revertResize", "migrate": "migrate", "stop": "os-stop", "start": "os-start", "pause": "pause",
          "unpause": "unpause", "suspend": "suspend", "resume": "resume", "shelve": "shelve", "unshelve": "unshelve",
-         "shelve_offload": "shelveOffload", "lock": "lock", "unlock": "unlock"}
+         "shelve_offload": "shelveOffload", "rescue": "rescue", "unrescue": "unrescue", "lock": "lock", "unlock": "unlock"}
 
 
 class Http:

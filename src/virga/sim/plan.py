@@ -33,15 +33,18 @@ class Plan(msgspec.Struct):
     http: bool = False
 
 
-FAULTS = ("kill_controller", "kill_agent", "partition", "power_cut", "slow", "fail", "crash_guest", "duplicate", "lose_host")
+FAULTS = ("kill_controller", "kill_agent", "partition", "power_cut", "slow", "fail", "crash_guest", "duplicate", "lose_host", "kill_at")
 MENDINGS = ("start_controller", "start_agent", "heal", "fence", "unfence")
+POINTS = ("agent.before_effect", "agent.after_effect", "agent.half_journaled", "agent.before_report", "agent.wired_not_started")
+CONTROLLER_POINTS = ("db.before_commit", "db.after_commit")
 CALLS = ("launch", "stop", "wire", "fetch", "create_disk", "resume", "undefine", "grow", "define", "rebuild_disk", "snapshot", "discard", "unwire",
          "migrate_live", "prepare_incoming", "attach_nic", "detach_nic", "pause", "suspend", "wake")
 # What users and operators do, and how often in relation to one another.
 WORK = {
     "boot": 6, "delete": 4, "resize": 12, "revert": 10, "confirm": 6, "migrate": 5, "live_migrate": 6, "evacuate": 6, "stop": 4, "start": 4,
     "reboot": 3, "reboot_hard": 3, "pause": 3, "unpause": 3, "suspend": 3, "resume": 3, "rebuild": 4, "write": 12, "attach": 4, "detach": 4,
-    "shelve": 4, "unshelve": 5, "shelve_offload": 3, "snapshot": 3, "lock": 1, "unlock": 2, "reset_state": 1, "disable_host": 1, "enable_host": 2,
+    "shelve": 4, "unshelve": 5, "shelve_offload": 3, "snapshot": 3, "rescue": 3, "unrescue": 4, "lock": 1, "unlock": 2,
+    "reset_state": 1, "disable_host": 1, "enable_host": 2,
 }
 HOSTS_OF_WORKLOAD = 3
 
@@ -81,6 +84,11 @@ def workload_plan(seed: int, *, faults: bool = True) -> Plan:
 def _fault(rng: random.Random, at: float, hosts: list[str]) -> list[Entry]:
     what, host, at = rng.choice(FAULTS), rng.choice(hosts), round(at, 3)
     back = round(at + rng.uniform(0.05, 5.0), 3)
+    if what == "kill_at":
+        # kill -9 at the next passing of a named point, wherever that comes to be
+        if rng.random() < 0.4:
+            return [Entry(at, f"kill_at:{rng.choice(CONTROLLER_POINTS)}", "controller"), Entry(back, "start_controller")]
+        return [Entry(at, f"kill_at:{rng.choice(POINTS)}", host), Entry(back, "start_agent", host)]
     if what == "kill_controller":
         return [Entry(at, what), Entry(back, "start_controller")]
     if what in ("kill_agent", "power_cut"):
