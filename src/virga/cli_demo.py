@@ -35,6 +35,7 @@ START_TIMEOUT_S = {"fake": 30.0, "libvirt": 120.0}
 STATE_TIMEOUT_S = {"fake": 60.0, "libvirt": 300.0}
 STOP_TIMEOUT_S = 40.0
 SETTLE_S = 3.0
+PLAIN_WIDTH = 120  # where there is no terminal to ask
 DRAWINGS = "virga-demo"
 PHASES = {"create": "create servers", "note": "note what the disks hold", "resize": "resize all", "revert": "revert all"}
 
@@ -270,7 +271,7 @@ def command(
     as_json: bool, keep: bool,
 ) -> None:
     """Run the founding case on a fresh cloud: create servers, resize all, revert all, and see that every one and every disk came back."""
-    console = Console(stderr=as_json, soft_wrap=False)
+    console = Console(stderr=as_json, soft_wrap=False, width=None if (sys.stderr if as_json else sys.stdout).isatty() else PLAIN_WIDTH)
     child: Child | None = None
     ours, kept = False, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill must not leave the cloud behind either
