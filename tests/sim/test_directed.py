@@ -6,6 +6,7 @@ import asyncio
 from tests.sim.directed import ask, directed, do, last_operation, server_of
 
 from virga.domain.operation import DONE, UNDONE, Command
+from virga.domain.placement import Host
 from virga.domain.port import Port
 from virga.domain.server import ACTIVE, ERROR
 from virga.ops import front
@@ -81,3 +82,19 @@ async def test_a_card_is_detached_even_if_its_tap_has_to_be_removed_later(world:
     await do(world, front.detach_interface, port.id)
     assert last_operation(world, "detach_interface").state == DONE
     assert world.machines[server.host or ""].journal.find("tap/")
+
+
+@directed()
+async def test_a_purge_under_way_is_not_dropped_and_no_old_disk_comes_back(world: World) -> None:
+    """After resize and revert the other host is still deleting its copy when the server is evacuated to it."""
+    source, other = server_of(world).host or "", next(name for name in world.machines if name != server_of(world).host)
+    world.machines[other].script.delay_s["discard"] = 40.0
+    await do(world, front.resize, BIG)
+    world.machines[other].write(world.servers[0], b"given up by the revert")
+    await do(world, front.revert)
+    world.power_cut(source)
+    await world.env.sleep(0.5)
+    await world.run(lambda tx: front.set_host_forced_down(tx, tx.need(Host, source), True))
+    await do(world, front.evacuate)
+    assert server_of(world).host == other
+    assert b"given up" not in (world.machines[other].disk(world.servers[0]) or b"")

@@ -1,7 +1,7 @@
 """The agent of one host: dials the controller, says what is here, does what it is told, reports what it sees.
 
 Owns on this host: the journal, one actor a server, the link. Rules: commands of one server run one after another; a command with a newer epoch
-cancels an older one under way; an older epoch than the newest seen is refused. A command's result is journaled together with the record and repeated
+cancels an older one under way (but for a purge); an older epoch than the newest seen is refused. A command's result is journaled together with the record and repeated
 until the controller acknowledges it. Facts are looked up, never remembered into being: after a crash, a reconnect, or a change nobody ordered, the
 drivers are asked. Guests do not need this process to live.
 """
@@ -263,7 +263,8 @@ class Agent:
         actor.queue.append(do)
         if actor.task is None:
             actor.task = self.env.spawn(self._work(do.server_id, actor), f"guest-{do.server_id[:8]}")
-        elif actor.current is not None and actor.current.epoch < do.epoch:
+        elif actor.current is not None and actor.current.epoch < do.epoch and actor.current.verb != "purge":
+            # A purge is never dropped: what comes after it counts on finding nothing here, least of all an old disk.
             actor.task.cancel()
 
     async def _work(self, server_id: str, actor: Actor) -> None:
