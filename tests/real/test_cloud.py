@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.real.conftest import until
 
 from virga.cli_client import Client, find_login
@@ -21,6 +22,8 @@ from virga.cli_founding import count
 from virga.cli_guests import RealFounding
 from virga.lab.hosts import processes_in
 from virga.runtime.env import real_env
+
+pytestmark = pytest.mark.real
 
 
 def lab_namespaces() -> set[str]:

@@ -28,7 +28,7 @@ from virga.domain.hostview import (
 )
 from virga.lab.hosts import Lab
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 NET = "aaaaaaaa-0000-4000-8000-000000000001"
 PUBLIC = "eeeeeeee-0000-4000-8000-000000000001"
