@@ -1,0 +1,277 @@
+# ruff: noqa: ASYNC110, ASYNC240 - a measuring program polls, and looks at local files
+"""Measures and soaks real hosts: `python bench/real.py [--only wired,gap,leave,soak] [--rounds 20] [--guests 4]` (root, libvirt, the guest image).
+
+wired   a port is attached again and again: tap made on the host -> port ACTIVE at the API, by kernel event against a status poll; and the same wait
+        against an agent that polled every 2 s (arithmetic: half a period more on average)
+gap     a guest alone is resized, reverted and live-migrated under a ping every 50 ms; beside it, how long it takes to stop and boot by itself
+leave   a cloud of two hosts is started and stopped (every second time by kill -9); namespaces, links, processes and mounts are counted afterwards
+soak    rounds of resize-all / revert-all while at random an agent, a libvirtd, a guest's qemu or the controller is killed -9; every server must be
+        ACTIVE on its old host with its old bytes at the end of every round
+
+Prints one line a figure and writes bench/real.json. Exit code 1 when something was lost or left.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from virga.cli_client import Client, ClientError, find_login
+from virga.cli_demo import Child
+from virga.cli_founding import Outcome, count
+from virga.cli_guests import RealFounding
+from virga.lab.hosts import processes_in
+from virga.runtime.env import real_env
+
+RESULTS = Path(__file__).resolve().with_name("real.json")
+ATTACHES = 15
+STARTS = 20
+POLL_INTERVAL_S = 2.0
+
+
+def namespaces() -> set[str]:
+    folder = Path("/run/netns")
+    return {entry.name for entry in folder.iterdir() if entry.name.startswith("vg")} if folder.exists() else set()
+
+
+def links() -> set[str]:
+    out = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return {line.split(":")[1].strip().split("@")[0] for line in out.splitlines()}
+
+
+def traces() -> dict[str, Any]:
+    """What a lab could leave: namespaces, links, processes that are ours, mounts, runtime folders."""
+    ours = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            ours += state != "Z" and any(word in command for word in (b"qemu-system", b"libvirtd", b"virga.lab.hosts", b"virga.cli\0host\0", b"dnsmasq"))
+    runtime = {entry.name for entry in Path("/run").iterdir() if entry.name.startswith("vg")}
+    mounts = sum("/vg" in line for line in Path("/proc/mounts").read_text().splitlines())
+    return {"namespaces": namespaces(), "links": links(), "processes": ours, "mounts": mounts, "runtime": runtime}
+
+
+class Bench:
+    """One cloud at a time, on a free port, in a folder of its own."""
+
+    def __init__(self, guests: int, rounds: int, seed: int) -> None:
+        self.env = real_env("bench")
+        self.guests, self.rounds = guests, rounds
+        self.chance = random.Random(seed)
+        self.figures: dict[str, Any] = {}
+        self.bad: list[str] = []
+
+    def say(self, name: str, value: Any, unit: str = "") -> None:
+        self.figures[name] = value
+        print(f"{name:58} {value:.3f} {unit}" if isinstance(value, float) else f"{name:58} {value} {unit}", flush=True)
+
+    def child(self, folder: str, hosts: int) -> Child:
+        return Child(self.env, Path(folder), ["--hosts", str(hosts), "--hypervisor", "libvirt", "--virt-type", "qemu"])
+
+    # wired and gap --------------------------------------------------------------------------------------------------
+    async def one_guest(self, what: set[str]) -> None:
+        with tempfile.TemporaryDirectory(prefix="virga-bench-") as folder:
+            child = self.child(folder, 2)
+            try:
+                began = time.monotonic()
+                await child.ready(120)
+                self.say("two emulated hosts connected after", time.monotonic() - began, "s (goal under 5)")
+                async with Client(find_login(folder)) as client:
+                    founding = RealFounding(self.env, client, servers=1, say=lambda phase, done: None, folder=Path(folder), timeout_s=240)
+                    try:
+                        await founding.prepare()
+                        if "wired" in what:
+                            await self.wired(client, founding)
+                        if "gap" in what:
+                            await self.gap(client, founding)
+                    finally:
+                        founding.close()
+            finally:
+                child.stop()
+
+    async def wired(self, client: Client, founding: RealFounding) -> None:
+        server = founding.servers[0]["id"]
+        host = (await client.get("compute", f"/servers/{server}"))["server"]["OS-EXT-SRV-ATTR:host"]
+        space = next(name for name in namespaces() if name.endswith(host))
+        network = (await client.get("network", "/v2.0/networks?name=private"))["networks"][0]["id"]
+        took: list[float] = []
+        for _ in range(ATTACHES):
+            port = (await client.post("network", "/v2.0/ports", {"port": {"network_id": network}}))["port"]["id"]
+            watch = await asyncio.create_subprocess_exec("ip", "netns", "exec", space, "ip", "monitor", "link", stdout=subprocess.PIPE)
+            await asyncio.sleep(0.1)
+            made = asyncio.ensure_future(_tap_seen(watch, "tap" + port[:11]))
+            await client.post("compute", f"/servers/{server}/os-interface", {"interfaceAttachment": {"port_id": port}})
+            end = time.monotonic() + 30
+            while (await client.get("network", f"/v2.0/ports/{port}"))["port"]["status"] != "ACTIVE" and time.monotonic() < end:
+                await asyncio.sleep(0.002)
+            active = time.monotonic()
+            took.append(active - await asyncio.wait_for(made, 5))
+            watch.kill()
+            await watch.wait()
+            await self._detached(client, server, port)
+        self.say("tap made -> port ACTIVE, p50", statistics.median(took), "s (goal under 0.150)")
+        self.say("tap made -> port ACTIVE, worst", max(took), "s")
+        polling = POLL_INTERVAL_S / 2 + statistics.median(took)
+        self.say("with a 2 s poll instead of events, by arithmetic", polling, f"s, {polling / statistics.median(took):.1f} times as long")
+
+    async def _detached(self, client: Client, server: str, port: str) -> None:
+        await client.call("DELETE", "compute", f"/servers/{server}/os-interface/{port}")
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            if not (await client.get("network", f"/v2.0/ports?id={port}&device_id={server}"))["ports"]:
+                break
+            await asyncio.sleep(0.05)
+        await client.call("DELETE", "network", f"/v2.0/ports/{port}", ok=(404, 409))
+
+    async def gap(self, client: Client, founding: RealFounding) -> None:
+        server = founding.servers[0]["id"]
+        pinger = founding.pingers[server]
+        began = self.env.now()
+        await client.post("compute", f"/servers/{server}/action", {"reboot": {"type": "SOFT"}})
+        await asyncio.sleep(2)
+        await founding._until(server, "ACTIVE")
+        await founding._shell(server, "true")
+        alone = pinger.gap_s(began, self.env.now())
+        self.say("a guest stopped and booted in place: ping gap", alone, "s")
+        outcomes = await founding.round(1)
+        self.say("revert: ping gap", outcomes[0].gap_s, f"s (goal: at most {alone + 0.5:.2f})")
+        self.say("revert: asked -> ACTIVE", outcomes[0].revert_s, "s")
+        self.say("revert: asked -> port wired", outcomes[0].wired_s, "s")
+        for number in (1, 2):
+            was = (await client.get("compute", f"/servers/{server}"))["server"]["OS-EXT-SRV-ATTR:host"]
+            began = self.env.now()
+            await client.post("compute", f"/servers/{server}/action", {"os-migrateLive": {"host": None, "block_migration": "auto"}}, version="2.30")
+            while (await client.get("compute", f"/servers/{server}"))["server"]["OS-EXT-SRV-ATTR:host"] == was and self.env.now() < began + 120:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.5)
+            self.say(f"live migration {number}: ping gap", pinger.gap_s(began, self.env.now()), "s (goal under 1)")
+
+    # leave ----------------------------------------------------------------------------------------------------------
+    async def leave(self) -> None:
+        before = traces()
+        left: list[str] = []
+        started: list[float] = []
+        for number in range(STARTS):
+            with tempfile.TemporaryDirectory(prefix="virga-bench-", ignore_cleanup_errors=True) as folder:
+                child = self.child(folder, 2)
+                began = time.monotonic()
+                try:
+                    await child.ready(120)
+                    started.append(time.monotonic() - began)
+                finally:
+                    if number % 2:
+                        child.process.kill()
+                        child.process.wait()
+                    else:
+                        child.stop()
+                end = time.monotonic() + 20
+                while traces() != before and time.monotonic() < end:
+                    await asyncio.sleep(0.1)
+                after = traces()
+                if after != before:
+                    left.append(f"start {number + 1}: {after} instead of {before}")
+        self.say("starts and stops (every second one by kill -9)", STARTS)
+        self.say("of them left something behind", len(left))
+        self.say("two emulated hosts connected, p50", statistics.median(started), "s (goal under 5)")
+        self.bad += left
+
+    # soak -----------------------------------------------------------------------------------------------------------
+    async def soak(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="virga-bench-", ignore_cleanup_errors=True) as folder:
+            child = self.child(folder, 2)
+            outcomes: list[Outcome] = []
+            kills: dict[str, int] = {}
+            try:
+                await child.ready(120)
+                async with Client(find_login(folder)) as client:
+                    founding = RealFounding(self.env, client, servers=self.guests, say=lambda phase, done: None, folder=Path(folder), timeout_s=400)
+                    try:
+                        await founding.prepare()
+                        for number in range(1, self.rounds + 1):
+                            killer = asyncio.ensure_future(self._kill_at_random(kills))
+                            try:
+                                outcomes += await founding.round(number)
+                            finally:
+                                killer.cancel()
+                            totals = count(outcomes)
+                            print(f"round {number}: {totals.line}; kept {sum(o.disk == 'kept' for o in outcomes)}; kills {kills}", flush=True)
+                            for outcome in outcomes[-self.guests:]:
+                                if not outcome.good or outcome.disk != "kept":
+                                    self.bad.append(f"{outcome.server} round {number}: {outcome.status} {outcome.disk} {outcome.why}")
+                    finally:
+                        founding.close()
+            except ClientError as error:
+                self.bad.append(f"the soak ended early: {error}")
+            finally:
+                child.stop()
+        good = sum(outcome.good and outcome.disk == "kept" for outcome in outcomes)
+        self.say("reverts ACTIVE on the old host with the old bytes", f"{good} of {self.rounds * self.guests}", f"while killed -9: {kills}")
+
+    async def _kill_at_random(self, kills: dict[str, int]) -> None:
+        while True:
+            await asyncio.sleep(self.chance.uniform(1.0, 6.0))
+            what = self.chance.choice(("agent", "libvirtd"))
+            marks = {"agent": b"virga.cli\0host\0", "libvirtd": b"libvirtd\0--listen"}
+            found = []
+            for pid in processes_in(name for name in namespaces() if "-host-" in name and "-q" not in name):
+                try:
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                except OSError:
+                    continue
+                if marks[what] in command and not command.startswith((b"sh\0", b"tini\0", b"nsenter\0")):
+                    found.append(pid)
+            if found:
+                try:
+                    os.kill(self.chance.choice(sorted(found)), signal.SIGKILL)
+                    kills[what] = kills.get(what, 0) + 1
+                except ProcessLookupError:
+                    continue
+
+
+async def _tap_seen(watch: asyncio.subprocess.Process, tap: str) -> float:
+    assert watch.stdout is not None
+    async for line in watch.stdout:
+        if tap.encode() in line:
+            return time.monotonic()
+    raise AssertionError(f"{tap} was never made")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure and soak real hosts.")
+    parser.add_argument("--only", default="wired,gap,leave,soak")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--guests", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    what = set(options.only.split(","))
+    bench = Bench(options.guests, options.rounds, options.seed)
+    if what & {"wired", "gap"}:
+        asyncio.run(bench.one_guest(what))
+    if "leave" in what:
+        asyncio.run(bench.leave())
+    if "soak" in what:
+        asyncio.run(bench.soak())
+    RESULTS.write_text(json.dumps({"figures": bench.figures, "bad": bench.bad}, indent=1, default=str) + "\n")
+    for line in bench.bad:
+        print("BAD", line)
+    return 1 if bench.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
