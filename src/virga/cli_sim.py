@@ -9,6 +9,8 @@ import click
 
 from virga.runtime.trace import Event
 
+SQLITE_EVERY = 10  # of the mixed store: the engine of production keeps its place in every long run
+
 
 @click.command(name="sim")
 @click.option("--seeds", type=click.IntRange(1), default=200, show_default=True, help="How many seeds to run.")
@@ -16,19 +18,30 @@ from virga.runtime.trace import Event
 @click.option("--kind", type=click.Choice(["founding", "workload", "both"]), default="both", show_default=True,
               help="The founding case with faults, random work with faults, or both in turn.")
 @click.option("--no-faults", is_flag=True, help="The founding case undisturbed (for speed).")
+@click.option("--store", type=click.Choice(["mixed", "memory", "sqlite", "both"]), default="mixed", show_default=True,
+              help="The database's engine: in memory, SQLite, both for each seed (which must agree), or SQLite for every 10th seed.")
 @click.option("--trace", is_flag=True, help="Print every event of the (single) run, one line each.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(seeds: int, first: int, kind: str, no_faults: bool, trace: bool, as_json: bool) -> None:
+def command(seeds: int, first: int, kind: str, no_faults: bool, store: str, trace: bool, as_json: bool) -> None:
     """Run seeds; exit 1 if an invariant is broken, after shrinking the first case to its shortest schedule."""
     from rich.console import Console
     from rich.progress import track
 
-    from virga.sim.explorer import Plan, execute, founding_plan, shrink, workload_plan
+    from virga.sim.explorer import Outcome, Plan, execute, founding_plan, shrink, workload_plan
 
     def plan_of(seed: int) -> Plan:
         if kind == "founding" or (kind == "both" and seed % 2 == 0):
             return founding_plan(seed, faults=not no_faults)
         return workload_plan(seed)
+
+    def run(seed: int) -> Outcome:
+        first_store = "sqlite" if store == "sqlite" or (store == "mixed" and seed % SQLITE_EVERY == 0) else "memory"
+        outcome = execute(plan_of(seed), keep_events=trace, store=first_store)
+        if store == "both" and not outcome.broken:
+            other = execute(plan_of(seed), store="sqlite")
+            if other.hash != outcome.hash:
+                raise click.ClickException(f"seed {seed}: the engines of the store disagree: {outcome.hash} in memory, {other.hash} with SQLite")
+        return outcome
 
     err = Console(stderr=True)
     began = time.perf_counter()
@@ -37,7 +50,7 @@ def command(seeds: int, first: int, kind: str, no_faults: bool, trace: bool, as_
     digest = ""
     numbers = range(first, first + seeds)
     for seed in track(numbers, description="seeds", console=err, disable=not err.is_terminal):
-        outcome = execute(plan_of(seed), keep_events=trace)
+        outcome = run(seed)
         virtual_s += outcome.virtual_s
         steps += outcome.steps
         digest = outcome.hash
@@ -55,7 +68,7 @@ def command(seeds: int, first: int, kind: str, no_faults: bool, trace: bool, as_
             _print_events(again.events)
             sys.exit(1)
     took_s = time.perf_counter() - began
-    result = {"seeds": seeds, "first": first, "kind": kind, "broken": 0, "states": dict(sorted(states.items())), "steps": steps,
+    result = {"seeds": seeds, "first": first, "kind": kind, "store": store, "broken": 0, "states": dict(sorted(states.items())), "steps": steps,
               "virtual_s": round(virtual_s, 1), "real_s": round(took_s, 2), "per_s": round(seeds / took_s, 1), "last_trace_hash": digest}
     if as_json:
         click.echo(json.dumps(result))

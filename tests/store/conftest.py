@@ -11,10 +11,12 @@ import pytest
 from virga.runtime.env import Env, real_env
 from virga.runtime.trace import Trace
 from virga.store.db import Db, SimDb, SqliteDb
+from virga.store.memory import MemoryDb
 
 Maker = Callable[[Env, Trace, Path], Db]
 ENGINES: dict[str, Maker] = {
     "sim": lambda env, trace, folder: SimDb(env, trace),
+    "memory": lambda env, trace, folder: MemoryDb(env, trace),
     "sqlite": lambda env, trace, folder: SqliteDb(env, trace, folder / "virga.sqlite", synchronous="OFF"),
 }
 

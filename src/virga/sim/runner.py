@@ -129,11 +129,11 @@ class Runner:
         """Ask, and hold the answer against the model's. A refusal only counts if nothing was written meanwhile: the rows are those judged."""
         world = self.world
         wanted = world.look(lambda tx: verdict(tx, request))
-        changes = world.connection.total_changes
+        changes = world.disk.changes()
         answer: Answer = await self.people.ask(request)
         if answer.wanted:
             wanted = answer.wanted
-        elif answer.accepted or world.connection.total_changes != changes:
+        elif answer.accepted or world.disk.changes() != changes:
             wanted = EITHER  # over HTTP the rows may have changed between the judgement and the answer
         world.look(lambda tx: check_answer(tx, request, wanted, answer))
         if request.what == "reset_state":
@@ -174,9 +174,9 @@ class Runner:
         return self.model.judge()
 
 
-def prepare(servers: int, hosts: int) -> Snapshot:
+def prepare(servers: int, hosts: int, store: str = "memory") -> Snapshot:
     """A cloud at rest with `servers` running servers, to begin runs from."""
-    world = World(PREPARE_SEED, hosts)
+    world = World(PREPARE_SEED, hosts, store=store)
 
     async def main() -> Snapshot:
         world.start()
@@ -192,20 +192,20 @@ def prepare(servers: int, hosts: int) -> Snapshot:
     return SimLoop(PREPARE_SEED).run(main)
 
 
-SNAPSHOTS: dict[tuple[int, int], Snapshot] = {}
+SNAPSHOTS: dict[tuple[int, int, str], Snapshot] = {}
 
 
-def snapshot_of(servers: int, hosts: int) -> Snapshot:
-    """The prepared cloud of this size, made once a process."""
-    key = (servers, hosts)
+def snapshot_of(servers: int, hosts: int, store: str = "memory") -> Snapshot:
+    """The prepared cloud of this size, made once a process and engine of the store."""
+    key = (servers, hosts, store)
     if key not in SNAPSHOTS:
         SNAPSHOTS[key] = prepare(*key)
     return SNAPSHOTS[key]
 
 
-def execute(plan: Plan, *, engine: type[Engine] = Engine, keep_events: bool = False) -> Outcome:
-    """Run a plan from its start to its judgement."""
-    runner = Runner(plan, snapshot_of(plan.servers, plan.hosts), engine, keep_events)
+def execute(plan: Plan, *, engine: type[Engine] = Engine, keep_events: bool = False, store: str = "memory") -> Outcome:
+    """Run a plan from its start to its judgement. `store` is the database's engine: the outcome is the same with each."""
+    runner = Runner(plan, snapshot_of(plan.servers, plan.hosts, store), engine, keep_events)
     loop = SimLoop(plan.seed, max_steps=STEPS_MAX)
     outcome = Outcome(plan.seed, "")
 

@@ -1,6 +1,6 @@
 """The whole cloud under virtual time: one controller, some hosts, a network, and the means to break each of them.
 
-What survives a kill is what survives in life: the database (the connection), each machine's guests, disks and taps, each agent's journal. Everything
+What survives a kill is what survives in life: the database (its disk), each machine's guests, disks and taps, each agent's journal. Everything
 else belongs to a process Env and dies with it. The very same Engine, Hub, Reconciler and Agent run here as in production; only Env, database engine
 and links are the simulated ones. A started cloud with running servers can be kept as a `Snapshot` and laid out anew for every seed.
 """
@@ -33,8 +33,8 @@ from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, Killed, sim_env
 from virga.runtime.trace import Trace
 from virga.sim.invariants import Watch
-from virga.store.db import SimDb, Tx, open_memory
-from virga.store.snapshot import MemorySnapshot
+from virga.store.db import Db, Tx
+from virga.store.snapshot import Picture, new_disk
 
 T = TypeVar("T")
 PROJECT, USER = "project-1", "user-1"
@@ -85,7 +85,7 @@ class Weather:
 class Snapshot(msgspec.Struct):
     """A cloud at rest: everything that outlives its processes."""
 
-    database: MemorySnapshot
+    database: Picture
     machines: dict[str, dict[str, Any]]
     journals: dict[str, dict[str, Any]]
     servers: list[str]
@@ -95,13 +95,13 @@ class World:
     """See the module. All times are virtual seconds."""
 
     def __init__(self, seed: int, hosts: int = 2, *, mean_delay_s: float = 0.002, config: Config | None = None, snapshot: Snapshot | None = None,
-                 engine: type[Engine] = Engine, script: Script | None = None) -> None:
+                 engine: type[Engine] = Engine, script: Script | None = None, store: str = "memory") -> None:
         self.env = sim_env(seed, "world")
         self.chance = random.Random(seed ^ 0x5EED)
         self.config = config or Config(compute=Compute(
             operation_timeout=60.0, vif_plugging_timeout=30.0, copy_timeout=120.0, fence_timeout=600.0, shelved_offload_time=-1.0))
         self.trace = Trace(self.env.now, ring=512)
-        self.connection = open_memory() if snapshot is None else snapshot.database.lend()
+        self.disk = new_disk(store) if snapshot is None else snapshot.database.lend()
         self._snapshot = snapshot
         self.engine_type = engine
         self.mean_delay_s = mean_delay_s
@@ -112,7 +112,7 @@ class World:
         self.weather: dict[str, Weather] = {}
         self.agents: dict[str, Env] = {}
         self.controller: Env | None = None
-        self.db: SimDb | None = None
+        self.db: Db | None = None
         self.hub: Hub | None = None
         self.engine: Engine | None = None
         self.requests = 0
@@ -137,7 +137,7 @@ class World:
     # processes ------------------------------------------------------------------------------------------------------
     def start_controller(self) -> None:
         env = self.controller = self.env.child("controller")
-        self.db = SimDb(env, self.trace, self.connection)
+        self.db = self.disk.attach(env, self.trace)
         self.db.on_commit(self._heard)
         self.engine = self.engine_type(env, self.db, self.trace, self.config)
         self.hub = Hub(env, self.db, self.trace, self.config)
@@ -223,9 +223,9 @@ class World:
         self.env.kill()
 
     def give_back(self) -> None:
-        """The database is not looked at any more: the next run may have its connection."""
+        """The database is not looked at any more: the next run may have its disk."""
         if self._snapshot is not None:
-            self._snapshot.database.give_back(self.connection)
+            self._snapshot.database.give_back(self.disk)
 
     # what users do --------------------------------------------------------------------------------------------------
     def ask(self) -> Ask:
@@ -243,7 +243,7 @@ class World:
 
     def look(self, closure: Callable[[Tx], T]) -> T:
         """Read rows directly, whoever is alive."""
-        return closure(Tx(self.connection, self.env, self.env.now()))
+        return closure(self.disk.look(self.env))
 
     async def boot(self, flavor: FlavorSpec = SMALL, ports: int = 1) -> str:
         server_id = self.env.new_id()
@@ -271,7 +271,7 @@ class World:
     def snapshot(self) -> Snapshot:
         """What outlives the processes, right now. Stop them first."""
         return Snapshot(
-            MemorySnapshot(self.connection), {name: dict(machine.journal.values) for name, machine in self.machines.items()},
+            self.disk.picture(), {name: dict(machine.journal.values) for name, machine in self.machines.items()},
             {name: dict(journal.values) for name, journal in self.journals.items()}, list(self.servers))
 
 

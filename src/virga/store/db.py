@@ -101,10 +101,13 @@ class Tx:
             raise Exists(str(error)) from error
 
     def put(self, row: Row) -> None:
-        """Insert, or replace the row with the same key."""
+        """Insert, or replace the row with the same key. Raises Exists when a unique value is another row's."""
         table = table_of(type(row))
         self._seen.pop((type(row), *(getattr(row, name) for name in table.key)), None)
-        self._connection.execute(table.upsert, table.values(row))
+        try:
+            self._connection.execute(table.upsert, table.values(row))
+        except sqlite3.IntegrityError as error:
+            raise Exists(str(error)) from error
 
     def update(self, row_type: type[Row], *key: Any, **changes: Any) -> int:
         """Change columns of one row; returns how many rows there were (0 or 1). Raises Exists on a unique clash."""
@@ -123,13 +126,16 @@ class Tx:
         return count
 
     def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
-        """Change columns of every row that meets the conditions; returns how many there were."""
+        """Change columns of every row that meets the conditions; returns how many there were. Raises Exists on a unique clash."""
         table = table_of(row_type)
         where, values = table.where(conditions)
         self._seen.clear()
         sets = ", ".join(f'"{name}" = ?' for name in changes)
         changed = [table.write(name, value) for name, value in changes.items()]
-        return self._connection.execute(f'UPDATE "{table.name}" SET {sets} WHERE {where or "0"}', [*changed, *values]).rowcount
+        try:
+            return self._connection.execute(f'UPDATE "{table.name}" SET {sets} WHERE {where or "0"}', [*changed, *values]).rowcount
+        except sqlite3.IntegrityError as error:
+            raise Exists(str(error)) from error
 
     def delete(self, row_type: type[Row], *key: Any) -> int:
         table = table_of(row_type)
@@ -146,7 +152,10 @@ class Tx:
         self, row_type: type[R], *, sort: Sequence[tuple[str, bool]] = (), limit: int | None = None,
         after: Row | None = None, **conditions: Any,
     ) -> list[R]:
-        """Rows that meet all conditions. `sort` is (column, descending) pairs; `after` is the marker row of keyset paging."""
+        """Rows that meet all conditions, in the order they were put in or that of `sort`, which is (column, descending) pairs.
+
+        `after` is the marker row of keyset paging.
+        """
         table = table_of(row_type)
         where, values = table.where(conditions)
         if after is not None:
@@ -154,8 +163,8 @@ class Tx:
             where = f"{where} AND {behind}" if where else behind
             values = [*values, *more]
         sql = table.select + (f" WHERE {where}" if where else "")
-        if sort:
-            sql += f" ORDER BY {order_by(table, sort)}"
+        # rows that sort equal come in the order they were put in, on every engine
+        sql += f" ORDER BY {order_by(table, sort)}, rowid" if sort else " ORDER BY rowid"
         if limit is not None:
             sql += f" LIMIT {int(limit)}"
         read = table.read

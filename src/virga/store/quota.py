@@ -6,6 +6,8 @@ unlimited. MiB for ram.
 """
 from __future__ import annotations
 
+from typing import Any
+
 from virga.domain.compute import (
     QUOTA_CONFIGURED,
     QUOTA_FIXED,
@@ -16,7 +18,9 @@ from virga.domain.compute import (
 )
 from virga.domain.config import Config
 from virga.domain.errors import Problem
+from virga.domain.server import Server
 from virga.store.db import Tx
+from virga.store.memory import MemoryTx
 
 # Counted by the database: this runs before every boot, and a project may have thousands of servers. While a resize is
 # unconfirmed both flavors hold room; the greater one is what the quota has to bear.
@@ -47,13 +51,22 @@ def project_limits(tx: Tx, config: Config, project_id: str, user_id: str = "") -
 def project_usage(tx: Tx, project_id: str, user_id: str = "") -> dict[str, int]:
     """What the project's servers use now, by resource; resources nobody counts are 0."""
     usage = dict.fromkeys(OWNED, 0)
-    values = [project_id, *([user_id] if user_id else [])]
-    counted = tx.sql(_SERVERS + (" AND user_id = ?" if user_id else ""), values)[0]
+    counted = _count_servers(tx, project_id, user_id)
     usage.update(zip(("instances", "cores", "ram"), (int(number) for number in counted), strict=True))
     usage["server_groups"] = tx.count(ServerGroup, project_id=project_id)
     if user_id:
         usage["key_pairs"] = tx.count(Keypair, user_id=user_id)
     return usage
+
+
+def _count_servers(tx: Tx, project_id: str, user_id: str) -> tuple[Any, ...]:
+    """Servers, cores and MiB of memory in use."""
+    if not isinstance(tx, MemoryTx):
+        values = [project_id, *([user_id] if user_id else [])]
+        return tx.sql(_SERVERS + (" AND user_id = ?" if user_id else ""), values)[0]
+    servers = tx.find(Server, project_id=project_id, deleted_at=None)
+    flavors = [(server.flavor, server.old_flavor or server.flavor) for server in servers if not user_id or server.user_id == user_id]
+    return len(flavors), sum(max(new.vcpus, old.vcpus) for new, old in flavors), sum(max(new.ram_mb, old.ram_mb) for new, old in flavors)
 
 
 def check_room(

@@ -15,8 +15,12 @@ from typing import Any
 
 import msgspec
 
+from virga.domain.network import FloatingIp, Network, SecurityGroup
+from virga.domain.placement import Host
+from virga.domain.port import Port
 from virga.domain.server import Server
 from virga.store.db import Tx
+from virga.store.memory import MemoryTx
 from virga.store.rows import after_marker, order_by, table_of
 
 Raw = tuple[Any, ...]
@@ -145,12 +149,18 @@ def decode(raw: Raw) -> Server:
 
 def server_rows(tx: Tx, server_ids: Sequence[str]) -> list[Raw]:
     """Raw rows of these servers, in any order, deleted ones too."""
+    if isinstance(tx, MemoryTx):
+        return tx.raw(Server, _TABLE.fields, id=list(server_ids))
     marks = ", ".join("?" * len(server_ids))
     return tx.sql(f"SELECT {_COLUMNS} FROM servers WHERE id IN ({marks})", server_ids)
 
 
 def port_rows(tx: Tx, server_ids: Sequence[str]) -> list[Raw]:
     """(server id, port id, network name, MAC, fixed IPs as JSON, security group ids as JSON), oldest port first."""
+    if isinstance(tx, MemoryTx):
+        names: dict[str, Any] = dict(tx.raw(Network, ("id", "name")))
+        ports = tx.raw(Port, ("created_at", "id", "device_id", "network_id", "mac_address", "fixed_ips", "security_groups"), device_id=list(server_ids))
+        return [(device_id, port_id, names[network_id], *rest) for _, port_id, device_id, network_id, *rest in sorted(ports) if network_id in names]
     marks = ", ".join("?" * len(server_ids))
     return tx.sql(
         "SELECT p.device_id, p.id, n.name, p.mac_address, p.fixed_ips, p.security_groups"
@@ -162,6 +172,10 @@ def port_rows(tx: Tx, server_ids: Sequence[str]) -> list[Raw]:
 
 def floating_rows(tx: Tx, server_ids: Sequence[str]) -> list[Raw]:
     """(port id, fixed address, floating address) of the floating IPs that lead to these servers."""
+    if isinstance(tx, MemoryTx):
+        ports = [port_id for (port_id,) in tx.raw(Port, ("id",), device_id=list(server_ids))]
+        found = tx.raw(FloatingIp, ("port_id", "fixed_ip_address", "floating_ip_address"), port_id=ports)
+        return sorted(found, key=lambda row: row[2])
     marks = ", ".join("?" * len(server_ids))
     return tx.sql(
         "SELECT f.port_id, f.fixed_ip_address, f.floating_ip_address"
@@ -173,11 +187,16 @@ def floating_rows(tx: Tx, server_ids: Sequence[str]) -> list[Raw]:
 
 def group_names(tx: Tx, group_ids: Sequence[str]) -> dict[str, str]:
     """id -> name of these security groups."""
+    if isinstance(tx, MemoryTx):
+        return dict(tx.raw(SecurityGroup, ("id", "name"), id=list(group_ids)))
     marks = ", ".join("?" * len(group_ids))
     return dict(tx.sql(f"SELECT id, name FROM security_groups WHERE id IN ({marks})", group_ids))
 
 
 def host_rows(tx: Tx) -> dict[str, Raw]:
     """host name -> (state, disabled, forced down, availability zone)."""
-    rows = tx.sql("SELECT name, state, disabled, forced_down, availability_zone FROM hosts")
+    if isinstance(tx, MemoryTx):
+        rows = tx.raw(Host, ("name", "state", "disabled", "forced_down", "availability_zone"))
+    else:
+        rows = tx.sql("SELECT name, state, disabled, forced_down, availability_zone FROM hosts")
     return {row[0]: row[1:] for row in rows}

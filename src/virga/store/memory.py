@@ -1,0 +1,369 @@
+"""The database contract in memory: the same `Tx` and `Db`, made of Python objects. The simulator's engine; nothing of it is kept on any disk.
+
+Owns: `MemoryTx`, `MemoryDb`. Rules: whatever a closure can see, it sees as with SQLite: rows read by key stay the same object until they are written,
+found ones are new each time, a failed statement leaves nothing, a failed closure neither, unique rules and empty columns are the schema's
+(store/catalog.py), orders and comparisons are SQLite's. tests/store runs random closures on both engines and compares; tests/sim compares whole runs.
+Hand-written statements (`Tx.sql`) do not run here: the rooms of store/ that have some say what they mean in Python beside them.
+Why at all: a simulated schedule asks 1,800 small questions, and SQLite's answer to a small question is mostly turning values into rows and back.
+"""
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from virga.domain.row import Row
+from virga.runtime.env import Env
+from virga.runtime.trace import Trace
+from virga.store.db import Closure, Exists, Tx, _Base
+from virga.store.memory_order import Test, behind_marker, condition, sort_key
+from virga.store.memory_tables import Plan, Table, Tables, copied, plan_of
+from virga.store.rows import Op, R
+
+T = TypeVar("T")
+# (table, key, what was there, columns changed or serial); nothing was there before an insert; no table: a counter
+Undo = tuple[Table | None, Any, Any, Any]
+_replace = msgspec.structs.replace
+
+
+class MemoryTx(Tx):
+    """store.db.Tx over Tables. `undo` brings back what was there before, last change first."""
+
+    def __init__(self, tables: Tables, env: Env, now: float) -> None:
+        self._tables = tables
+        self._env = env
+        self.now = now
+        self._seen = {}
+        self.hints = {}
+        self.events = []
+        self.about = {}
+        self._undo: list[Undo] = []
+
+    # one row --------------------------------------------------------------------------------------------------------
+    def get(self, row_type: type[R], *key: Any) -> R | None:
+        place = (row_type, *key)
+        if place in self._seen:
+            seen: R | None = self._seen[place]
+            return seen
+        table = self._tables.table(row_type)
+        kept = table.rows.get(key[0] if table.plan.single else key)
+        if kept is None:
+            kept = table.rows.get(_as_key(table.plan, key))
+        row: R | None = None if kept is None else table.plan.out(kept)
+        self._seen[place] = row
+        return row
+
+    def insert(self, row: Row) -> None:
+        plan = plan_of(type(row))
+        self._seen.pop((plan.type, *[getattr(row, name) for name in plan.key]), None)
+        kept, table = _kept(plan, row), self._tables.own(plan.type)
+        key = plan.key_of(kept)
+        if key in table.rows:
+            raise Exists(plan.told)
+        self._add(table, key, kept)
+
+    def put(self, row: Row) -> None:
+        plan = plan_of(type(row))
+        self._seen.pop((plan.type, *[getattr(row, name) for name in plan.key]), None)
+        kept, table = _kept(plan, row), self._tables.own(plan.type)
+        key = plan.key_of(kept)
+        old = table.rows.get(key)
+        if old is None:
+            self._add(table, key, kept)
+        else:
+            names = tuple(name for name in plan.columns if getattr(old, name) != getattr(kept, name))
+            self._change(table, key, old, kept, names)
+
+    def update(self, row_type: type[Row], *key: Any, **changes: Any) -> int:
+        place = (row_type, *key)
+        seen = self._seen.pop(place, None)
+        plan = plan_of(row_type)
+        names = tuple(changes)
+        plan.moved_by(names)  # raises for a column that is not there
+        table = self._tables.own(row_type)
+        at = key[0] if plan.single else key
+        old = table.rows.get(at)
+        if old is None:
+            at = _as_key(plan, key)
+            old = table.rows.get(at)
+        if old is not None:
+            self._write(table, at, old, _changes(plan, changes), names)
+        if seen is not None:
+            self._seen[place] = _replace(seen, **changes)
+        return 0 if old is None else 1
+
+    def delete(self, row_type: type[Row], *key: Any) -> int:
+        self._seen.pop((row_type, *key), None)
+        plan = plan_of(row_type)
+        at = _as_key(plan, key)
+        if at not in self._tables.table(row_type).rows:
+            return 0
+        self._remove(self._tables.own(row_type), at)
+        return 1
+
+    # many rows ------------------------------------------------------------------------------------------------------
+    def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
+        plan = plan_of(row_type)
+        names = tuple(changes)
+        plan.moved_by(names)
+        found = self._select(plan, conditions) if conditions else []
+        self._seen.clear()
+        kept = _changes(plan, changes) if found else {}
+        table = self._tables.own(row_type)
+        begun = len(self._undo)
+        try:
+            for old in found:
+                self._write(table, plan.key_of(old), old, kept, names)
+        except Exists:
+            self.roll_back(begun)
+            raise
+        return len(found)
+
+    def delete_where(self, row_type: type[Row], **conditions: Any) -> int:
+        plan = plan_of(row_type)
+        found = self._select(plan, conditions) if conditions else []
+        self._seen.clear()
+        table = self._tables.own(row_type)
+        for old in found:
+            self._remove(table, plan.key_of(old))
+        return len(found)
+
+    def find(
+        self, row_type: type[R], *, sort: Sequence[tuple[str, bool]] = (), limit: int | None = None,
+        after: Row | None = None, **conditions: Any,
+    ) -> list[R]:
+        plan = plan_of(row_type)
+        found = self._select(plan, conditions)
+        if after is not None:
+            behind = behind_marker(plan, sort, after)
+            found = [row for row in found if behind(row)]
+        for name, descending in reversed(sort):
+            found.sort(key=sort_key(plan.column(name)), reverse=descending)
+        if limit is not None and 0 <= int(limit) < len(found):
+            found = found[: int(limit)]
+        out = plan.out
+        return [out(row) for row in found]
+
+    def count(self, row_type: type[Row], **conditions: Any) -> int:
+        return len(self._select(plan_of(row_type), conditions))
+
+    def raw(self, row_type: type[Row], columns: Sequence[str], **conditions: Any) -> list[tuple[Any, ...]]:
+        """Some columns of the rows that meet the conditions, as they are kept (JSON as text): what a SELECT would give. Only inside store/."""
+        read = operator.attrgetter(*columns) if len(columns) > 1 else lambda row: (getattr(row, columns[0]),)
+        return [read(row) for row in self._select(plan_of(row_type), conditions)]
+
+    def next_number(self, counter: str) -> int:
+        before = self._tables.counters.get(counter, 0)
+        self._undo.append((None, counter, before, 0))
+        self._tables.counters[counter] = before + 1
+        self._tables.changes += 1
+        return before + 1
+
+    def number(self, counter: str) -> int:
+        """How far a counter has come; 0 before its first number."""
+        return self._tables.counters.get(counter, 0)
+
+    def sql(self, text: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        raise TypeError(f"the memory engine takes no statements; this one has no twin: {text}")
+
+    # changes and their undoing --------------------------------------------------------------------------------------
+    def _add(self, table: Table, key: Any, kept: Row) -> None:
+        clash = table.clash(key, kept, tuple(range(len(table.uniques)))) if table.uniques else ""
+        if clash:
+            raise Exists(clash)
+        table.add(key, kept)
+        self._undo.append((table, key, None, 0))
+        self._tables.changes += 1
+
+    def _write(self, table: Table, key: Any, old: Row, changes: dict[str, Any], names: tuple[str, ...]) -> None:
+        """Change columns of a row, and move it if its key is among them."""
+        new = copied(old)
+        for name, value in changes.items():
+            setattr(new, name, value)
+        there = table.plan.key_of(new)
+        if there == key:
+            self._change(table, key, old, new, names)
+            return
+        clash = table.plan.told if there in table.rows else ""
+        serial = table.serials[key]
+        self._remove(table, key)
+        clash = clash or table.clash(there, new, tuple(range(len(table.uniques))))
+        if clash:
+            self.roll_back(len(self._undo) - 1)
+            raise Exists(clash)
+        table.add(there, new, None if table.plan.by_number else serial)
+        self._undo.append((table, there, None, 0))
+
+    def _change(self, table: Table, key: Any, old: Row, new: Row, names: tuple[str, ...]) -> None:
+        lookups, uniques = table.plan.moved_by(names)
+        if uniques:
+            clash = table.clash(key, new, uniques)
+            if clash:
+                raise Exists(clash)
+        table.change(key, old, new, lookups, uniques)
+        self._undo.append((table, key, old, names))
+        self._tables.changes += 1
+
+    def _remove(self, table: Table, key: Any) -> None:
+        self._undo.append((table, key, table.rows[key], table.serials[key]))
+        table.remove(key)
+        self._tables.changes += 1
+
+    @property
+    def wrote(self) -> bool:
+        return bool(self._undo)
+
+    def roll_back(self, to: int = 0) -> None:
+        """Undo every change after the first `to`."""
+        while len(self._undo) > to:
+            table, key, old, more = self._undo.pop()
+            if table is None:
+                if old:
+                    self._tables.counters[key] = old
+                else:
+                    del self._tables.counters[key]
+            elif old is None:
+                table.remove(key)
+            elif key in table.rows:
+                table.change(key, table.rows[key], old, *table.plan.moved_by(more))
+            else:
+                table.add(key, old, more)
+
+    # finding --------------------------------------------------------------------------------------------------------
+    def _select(self, plan: Plan, conditions: dict[str, Any]) -> list[Any]:
+        """The kept rows that meet the conditions, in the order of their serials."""
+        table = self._tables.table(plan.type)
+        rows = table.rows
+        tests: list[tuple[str, Test]] = []
+        equals: list[tuple[str, Any]] = []
+        keys: Any = None
+        wide: Any = None
+        for name, value in conditions.items():
+            column = plan.columns.get(name) or plan.column(name)
+            kind = type(value)
+            if kind in _MANY or kind is Op:
+                tests.append((name, condition(column, value)))
+                if kind is not Op and wide is None and (name in plan.ways or (plan.single and name == plan.key[0])):
+                    wide = (name, value)
+                continue
+            if kind is not column.kind and value is not None:
+                value = column.raw(value)
+            equals.append((name, value))
+            for place in plan.ways.get(name, ()):
+                only = plan.lookups[place].only
+                if only is None or _within(only, conditions):
+                    bucket = table.lookups[place].get(value)
+                    if bucket is None:
+                        return []
+                    if keys is None or len(bucket) < len(keys):
+                        keys = bucket
+            if plan.single and name == plan.key[0]:
+                keys = (value,) if value in rows else ()
+        if keys is None and wide is not None:
+            keys = _many_keys(plan, table, *wide)
+        if keys is None:
+            found = list(rows.values()) if not table.disordered else [rows[key] for key in sorted(rows, key=table.serials.__getitem__)]
+        else:
+            found = [rows[key] for key in (sorted(keys, key=table.serials.__getitem__) if len(keys) > 1 else keys)]
+        for name, wanted in equals:
+            if not found:
+                break
+            found = [row for row in found if getattr(row, name) == wanted]
+        for name, test in tests:
+            found = [row for row in found if test(getattr(row, name))]
+        return found
+
+
+_MANY = frozenset((list, tuple, set, frozenset))
+
+
+def _kept(plan: Plan, row: Row) -> Row:
+    try:
+        return plan.kept(row)
+    except ValueError as error:
+        raise Exists(str(error)) from error
+
+
+def _changes(plan: Plan, changes: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in changes.items():
+        column = plan.columns[name]
+        if type(value) is not column.kind:
+            try:
+                value = plan.raw(column, value)
+            except ValueError as error:
+                raise Exists(str(error)) from error
+        kept[name] = value
+    return kept
+
+
+def _as_key(plan: Plan, key: Sequence[Any]) -> Any:
+    """A key as the table holds it, whatever type its parts came in."""
+    values = [value if value is None or type(value) is plan.columns[name].kind else plan.columns[name].raw(value)
+              for name, value in zip(plan.key, key, strict=True)]
+    return values[0] if plan.single else tuple(values)
+
+
+def _within(only: Any, conditions: dict[str, Any]) -> bool:
+    """Whether the conditions say that a row is in a partial index."""
+    value = conditions.get(only.column)
+    if value is None or isinstance(value, Op):
+        return False
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(only.holds(item) for item in value)
+    return bool(only.holds(value))
+
+
+def _many_keys(plan: Plan, table: Table, name: str, values: Any) -> Any:
+    """Keys of the rows whose column has one of several values, or None when no lookup leads there."""
+    column = plan.columns[name]
+    wanted = [value if type(value) is column.kind else column.raw(value) for value in values if value is not None]
+    if plan.single and name == plan.key[0]:
+        return {value: None for value in wanted if value in table.rows}
+    for place in plan.ways.get(name, ()):
+        only = plan.lookups[place].only
+        if only is None or (only.column == name and all(only.holds(value) for value in wanted)):
+            way = table.lookups[place]
+            return {key: None for value in wanted for key in way.get(value, ())}
+    return None
+
+
+class MemoryDb(_Base):
+    """Inline on the loop, as SimDb. `tables` may outlive this object: they are the disk that survives a killed controller."""
+
+    def __init__(self, env: Env, trace: Trace, tables: Tables | None = None) -> None:
+        super().__init__(env, trace)
+        self.tables = tables if tables is not None else Tables()
+
+    async def run(self, closure: Closure[T]) -> T:
+        await asyncio.sleep(0)
+        env = self._env
+        env.check_alive()
+        tx = MemoryTx(self.tables, env, env.now())
+        if env.fault_hook is not None:
+            await env.point("db.before_commit")
+        try:
+            result = closure(tx)
+        except BaseException:
+            tx.roll_back()
+            raise
+        self._tell(tx)
+        if env.fault_hook is not None:
+            await env.point("db.after_commit")
+        return result
+
+    async def read(self, closure: Closure[T]) -> T:
+        self._env.check_alive()
+        tx = MemoryTx(self.tables, self._env, self._env.now())
+        try:
+            return closure(tx)
+        finally:
+            if tx.wrote:
+                tx.roll_back()
+                raise AssertionError("attempt to write a readonly snapshot")
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,308 @@
+"""Tables made of Python objects: what the memory engine keeps, without any notion of a transaction.
+
+Owns: `Plan` (how rows of one type are kept, found and kept apart), `Table` (the rows of one) and `Tables` (all of them, and the counters).
+Rules: a kept row is never changed, only replaced; its JSON columns hold JSON text, as SQLite's do, so that nobody who was handed a row can reach into
+the kept one, and comparing and sorting are SQLite's. Values take the type their column declares. A snapshot is the tables themselves, marked as
+frozen: whoever writes next copies the one table it writes (`Tables.own`), so a fork costs nothing until then.
+Rows have serial numbers, as SQLite's rows have, and a find without an order gives them by it.
+"""
+from __future__ import annotations
+
+import operator
+import types
+import typing
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from virga.domain.row import Row
+from virga.store.catalog import Only, catalog
+from virga.store.rows import table_of
+
+copied: Callable[[Any], Any] = operator.methodcaller("__copy__")  # a Struct's own shallow copy, without copy.copy's detours
+_EMPTY: dict[str, Callable[[], Any]] = {"{}": dict, "[]": list}
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column: `kind` is the Python type a kept value usually has, `raw` brings any other value to what is kept."""
+
+    name: str
+    kind: type
+    raw: Callable[[Any], Any]
+    filled: bool
+    nullable: bool
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str):
+        return str.__str__(value)
+    return str(int(value)) if isinstance(value, int) else repr(value) if isinstance(value, float) else value
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return int(value) if value == int(value) else value
+    try:
+        return _integer(float(value)) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, int):
+        return float(value)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _bool(value: Any) -> Any:
+    number = int(value)
+    return bool(number) if number in (0, 1) else number
+
+
+_RAW: dict[str, tuple[type, Callable[[Any], Any]]] = {"TEXT": (str, _text), "INTEGER": (int, _integer), "REAL": (float, _real)}
+
+
+class Lookup(msgspec.Struct, frozen=True):
+    """A way to rows by the value of one column (the first of an index in the schema)."""
+
+    column: str
+    only: Only | None
+
+
+class Unique(msgspec.Struct, frozen=True):
+    """Columns that no two rows may share, besides the key."""
+
+    columns: tuple[str, ...]
+    only: Only | None
+    told: str
+
+    def entry(self, row: Row) -> tuple[Any, ...] | None:
+        """What must be unique; None when this row is none of the index's business."""
+        if self.only is not None and not self.only.holds(getattr(row, self.only.column)):
+            return None
+        values = tuple(getattr(row, name) for name in self.columns)
+        return None if None in values else values
+
+
+class Plan:
+    """How rows of one type are kept."""
+
+    def __init__(self, row_type: type[Row]) -> None:
+        table = table_of(row_type)
+        facts = catalog()[table.name]
+        hints = typing.get_type_hints(row_type)
+        self.type, self.name, self.table, self.key = row_type, table.name, table, table.key
+        self.single = len(table.key) == 1
+        self.by_number = facts.by_number
+        self.columns: dict[str, Column] = {}
+        self.decoders: list[tuple[str, Callable[[Any], Any]]] = []
+        for name in table.fields:
+            kind, raw = _RAW[facts.types[name]]
+            write = table.writers.get(name)
+            if _holds_bool(hints[name]):
+                kind, raw = bool, _bool
+            elif write is not None:
+                kind, raw = _Never, write
+                self.decoders.append((name, _decoder(hints[name])))
+            self.columns[name] = Column(name, kind, raw, name in facts.filled, name in table.nullable)
+        self.told = f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in self.key)}"
+        self.uniques = tuple(
+            Unique(index.columns, index.only, f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in index.columns)}")
+            for index in facts.indexes if index.unique and index.columns != facts.key)
+        lookups = {Lookup(index.columns[0], index.only): None for index in facts.indexes if index.columns != facts.key or not self.single}
+        self.lookups = tuple(sorted(lookups, key=lambda way: (way.only is None, way.column)))
+        self.ways: dict[str, list[int]] = {}
+        for place, way in enumerate(self.lookups):
+            self.ways.setdefault(way.column, []).append(place)
+        self._moved: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def moved_by(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Which lookups and which uniques a change of these columns concerns."""
+        found = self._moved.get(names)
+        if found is None:
+            for name in names:
+                self.column(name)
+            lookups = tuple(place for place, way in enumerate(self.lookups) if way.column in names or (way.only and way.only.column in names))
+            uniques = tuple(place for place, unique in enumerate(self.uniques)
+                            if set(unique.columns) & set(names) or (unique.only and unique.only.column in names))
+            found = self._moved[names] = (lookups, uniques)
+        return found
+
+    def column(self, name: str) -> Column:
+        """Raises AttributeError for a column the table does not have."""
+        if name not in self.columns:
+            raise AttributeError(f"{self.name} has no column {name}")
+        return self.columns[name]
+
+    def key_of(self, row: Row) -> Any:
+        """The key as tables hold it: a value, or a tuple of values."""
+        return getattr(row, self.key[0]) if self.single else tuple([getattr(row, name) for name in self.key])
+
+    def kept(self, row: Row) -> Row:
+        """A row as it is kept. Raises ValueError naming a column that may not be empty."""
+        kept: Row = copied(row)
+        for name, column in self.columns.items():
+            value = getattr(kept, name)
+            if type(value) is not column.kind:
+                setattr(kept, name, self.raw(column, value))
+        return kept
+
+    def raw(self, column: Column, value: Any) -> Any:
+        if value is None:
+            if column.filled:
+                raise ValueError(f"NOT NULL constraint failed: {self.name}.{column.name}")
+            return None
+        return column.raw(value)
+
+    def out(self, kept: Row) -> Any:
+        """A row to hand out: whoever gets it may do with it what they like."""
+        row = copied(kept)
+        for name, decode in self.decoders:
+            text = getattr(row, name)
+            if text is not None:
+                empty = _EMPTY.get(text)
+                setattr(row, name, decode(text) if empty is None else empty())
+        return row
+
+
+class _Never:
+    """The kind of columns whose values are always converted."""
+
+
+def _bare(annotation: Any) -> Any:
+    rest = [item for item in typing.get_args(annotation) if item is not type(None)]
+    return rest[0] if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(rest) == 1 else annotation
+
+
+def _holds_bool(annotation: Any) -> bool:
+    return _bare(annotation) is bool
+
+
+def _decoder(annotation: Any) -> Callable[[Any], Any]:
+    return msgspec.json.Decoder(_bare(annotation)).decode
+
+
+@cache
+def plan_of(row_type: type[Row]) -> Plan:
+    """The Plan of a Row type, made once."""
+    return Plan(row_type)
+
+
+class Table:
+    """The rows of one type, by key, with the ways to them."""
+
+    __slots__ = ("disordered", "frozen", "lookups", "next_serial", "plan", "rows", "serials", "uniques")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rows: dict[Any, Row] = {}
+        self.serials: dict[Any, int] = {}
+        self.next_serial = 1
+        self.lookups: list[dict[Any, dict[Any, None]]] = [{} for _ in plan.lookups]
+        self.uniques: list[dict[tuple[Any, ...], Any]] = [{} for _ in plan.uniques]
+        self.disordered = plan.by_number  # whether going through `rows` is not the order of serials
+        self.frozen = False
+
+    def copy(self) -> Table:
+        other = Table(self.plan)
+        other.rows, other.serials, other.next_serial, other.disordered = self.rows.copy(), self.serials.copy(), self.next_serial, self.disordered
+        other.lookups = [{value: bucket.copy() for value, bucket in way.items()} for way in self.lookups]
+        other.uniques = [taken.copy() for taken in self.uniques]
+        return other
+
+    def clash(self, key: Any, new: Row, uniques: tuple[int, ...]) -> str:
+        """What `new` under `key` would collide with; '' if nothing."""
+        for place in uniques:
+            entry = self.plan.uniques[place].entry(new)
+            if entry is not None and self.uniques[place].get(entry, key) != key:
+                return self.plan.uniques[place].told
+        return ""
+
+    def add(self, key: Any, new: Row, serial: int | None = None) -> None:
+        """Put in a row whose key is free. `serial` brings back one that was there before."""
+        self.rows[key] = new
+        if serial is None:
+            serial = key if self.plan.by_number else self.next_serial
+            self.next_serial += 1
+        else:
+            self.disordered = True
+        self.serials[key] = serial
+        for place, way in enumerate(self.plan.lookups):
+            if way.only is None or way.only.holds(getattr(new, way.only.column)):
+                self.lookups[place].setdefault(getattr(new, way.column), {})[key] = None
+        for place, unique in enumerate(self.plan.uniques):
+            entry = unique.entry(new)
+            if entry is not None:
+                self.uniques[place][entry] = key
+
+    def remove(self, key: Any) -> None:
+        old = self.rows.pop(key)
+        del self.serials[key]
+        for place, way in enumerate(self.plan.lookups):
+            self._leave(place, way, key, old)
+        for place, unique in enumerate(self.plan.uniques):
+            entry = unique.entry(old)
+            if entry is not None:
+                del self.uniques[place][entry]
+
+    def change(self, key: Any, old: Row, new: Row, lookups: tuple[int, ...], uniques: tuple[int, ...]) -> None:
+        """Put `new` in the place of `old`, which has the same key."""
+        self.rows[key] = new
+        for place in lookups:
+            way = self.plan.lookups[place]
+            self._leave(place, way, key, old)
+            if way.only is None or way.only.holds(getattr(new, way.only.column)):
+                self.lookups[place].setdefault(getattr(new, way.column), {})[key] = None
+        for place in uniques:
+            unique, taken = self.plan.uniques[place], self.uniques[place]
+            before, after = unique.entry(old), unique.entry(new)
+            if before is not None:
+                del taken[before]
+            if after is not None:
+                taken[after] = key
+
+    def _leave(self, place: int, way: Lookup, key: Any, old: Row) -> None:
+        if way.only is None or way.only.holds(getattr(old, way.only.column)):
+            value = getattr(old, way.column)
+            bucket = self.lookups[place][value]
+            del bucket[key]
+            if not bucket:
+                del self.lookups[place][value]
+
+
+class Tables:
+    """Everything a memory database holds. It outlives the engine that writes to it, as a disk does. `changes` counts rows ever written."""
+
+    def __init__(self, frozen: dict[type[Row], Table] | None = None, counters: dict[str, int] | None = None) -> None:
+        self._tables: dict[type[Row], Table] = dict(frozen or {})
+        self.counters: dict[str, int] = dict(counters or {})
+        self.changes = 0
+
+    def table(self, row_type: type[Row]) -> Table:
+        """The table to read from."""
+        found = self._tables.get(row_type)
+        if found is None:
+            found = self._tables[row_type] = Table(plan_of(row_type))
+        return found
+
+    def own(self, row_type: type[Row]) -> Table:
+        """The table to write to."""
+        found = self.table(row_type)
+        if found.frozen:
+            found = self._tables[row_type] = found.copy()
+        return found
+
+    def fork(self) -> Tables:
+        """Another database with the same content. Both may be written to afterwards."""
+        for table in self._tables.values():
+            table.frozen = True
+        return Tables(self._tables, self.counters)
+
+    def row_types(self) -> list[type[Row]]:
+        """The types of which there are rows."""
+        return [row_type for row_type, table in self._tables.items() if table.rows]
