@@ -88,6 +88,8 @@ class ImageDoor:
         if not length.isdigit() or int(length) > self._size_max_bytes:
             await _say(writer, 413, f"a snapshot may have {self._size_max_bytes} bytes (image_size_max_bytes)")
             return
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # nothing was sent before leave was given
+        await writer.drain()
         into = self._blobs.create(image_id)
         left = int(length)
         try:

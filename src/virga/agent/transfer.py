@@ -200,14 +200,14 @@ class TransferClient:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 host, reader, writer = await self._connect(address)
             try:
-                writer.write(f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n".encode())
-                with source.open("rb") as file:
-                    while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-                        async with asyncio.timeout(IDLE_TIMEOUT_S):
-                            writer.write(block)
-                            await writer.drain()
+                writer.write(f"PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\nExpect: 100-continue\r\n\r\n".encode())
                 async with asyncio.timeout(IDLE_TIMEOUT_S):
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                if head.split(" ")[1] == "100":
+                    await self._send_all(source, writer)
+                    async with asyncio.timeout(IDLE_TIMEOUT_S):
+                        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
                     text = (await reader.read(1000)).decode("utf-8", "replace")
             finally:
                 writer.close()
@@ -216,6 +216,13 @@ class TransferClient:
         if int(head.split(" ")[1]) != 201:
             raise DriverError(f"{address} will not take {path}: {text}", "no-image")
         return text
+
+    async def _send_all(self, source: Path, writer: asyncio.StreamWriter) -> None:
+        with source.open("rb") as file:
+            while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+                async with asyncio.timeout(IDLE_TIMEOUT_S):
+                    writer.write(block)
+                    await writer.drain()
 
     async def _rest(self, address: str, path: str, target: Path, size_bytes: int) -> None:
         done = target.stat().st_size if target.exists() else 0
