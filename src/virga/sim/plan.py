@@ -33,12 +33,13 @@ class Plan(msgspec.Struct):
     http: bool = False
 
 
-FAULTS = ("kill_controller", "kill_agent", "partition", "power_cut", "slow", "fail", "crash_guest", "duplicate", "lose_host", "kill_at")
+FAULTS = ("kill_controller", "kill_agent", "partition", "power_cut", "slow", "fail", "fail", "crash_guest", "duplicate", "lose_host", "lose_host", "kill_at")
 MENDINGS = ("start_controller", "start_agent", "heal", "fence", "unfence")
 POINTS = ("agent.before_effect", "agent.after_effect", "agent.half_journaled", "agent.before_report", "agent.wired_not_started")
 CONTROLLER_POINTS = ("db.before_commit", "db.after_commit")
-CALLS = ("launch", "stop", "wire", "fetch", "create_disk", "resume", "undefine", "grow", "define", "rebuild_disk", "snapshot", "discard", "unwire",
-         "migrate_live", "prepare_incoming", "attach_nic", "detach_nic", "pause", "suspend", "wake")
+# Named more than once: what more depends on.
+CALLS = ("launch", "launch", "wire", "wire", "wire", "unwire", "unwire", "create_disk", "stop", "fetch", "resume", "undefine", "grow", "define",
+         "rebuild_disk", "snapshot", "discard", "migrate_live", "prepare_incoming", "attach_nic", "detach_nic", "pause", "suspend", "wake")
 # What users and operators do, and how often in relation to one another.
 WORK = {
     "boot": 6, "delete": 4, "resize": 12, "revert": 10, "confirm": 6, "migrate": 5, "live_migrate": 6, "evacuate": 6, "stop": 4, "start": 4,
@@ -98,6 +99,8 @@ def _fault(rng: random.Random, at: float, hosts: list[str]) -> list[Entry]:
         fenced = round(at + rng.uniform(0.1, 1.0), 3)
         back = round(fenced + rng.uniform(0.5, 8.0), 3)
         evacuated = [Entry(round(rng.uniform(fenced, back), 3), "evacuate", str(rng.randrange(4)), rng.random()) for _ in range(2)]
+        if rng.random() < 0.4:  # and where its servers go, something is wrong too
+            evacuated += [Entry(fenced, f"fail:{rng.choice(('launch', 'create_disk'))}", other, 1) for other in hosts if other != host]
         return [Entry(at, what, host), Entry(fenced, "fence", host), *evacuated, Entry(back, "unfence", host)]
     if what == "partition":
         return [Entry(at, what, host), Entry(back, "heal", host)]
