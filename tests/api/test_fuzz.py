@@ -179,7 +179,7 @@ class Fuzzed:
         rows.flavor(client)
         rows.server(client)
         rows.action(client, 1)
-        rows.move(client, 1)
+        rows.move(client, 1_000_000)
         call = client.call
         net = call("POST", "/network/v2.0/networks", {"network": {"name": "n"}}).json()["network"]["id"]
         subnet = call("POST", "/network/v2.0/subnets", {"subnet": {"network_id": net, "cidr": "10.1.0.0/24", "ip_version": 4}}).json()[

@@ -238,6 +238,11 @@ def test_what_actions_answer(bench: Bench, version: str) -> None:
         ("revert_resize_server", {"revertResize": None}, "ACTIVE"),
         ("migrate_server", {"migrate": None}, "VERIFY_RESIZE"),
         ("confirm_resize_server", {"confirmResize": None}, "ACTIVE"),
+        ("rescue_server", {"rescue": None}, "RESCUE"),
+        ("unrescue_server", {"unrescue": None}, "ACTIVE"),
+        ("reset_network", {"resetNetwork": None}, "ACTIVE"),
+        ("remove_security_group", {"removeSecurityGroup": {"name": "default"}}, "ACTIVE"),
+        ("add_security_group", {"addSecurityGroup": {"name": "default"}}, "ACTIVE"),
         ("create_backup", {"createBackup": {"name": "b", "backup_type": "daily", "rotation": 1}}, "ACTIVE"),
         ("reset_state", {"os-resetState": {"state": "active"}}, "ACTIVE"),
         ("inject_network_info", {"injectNetworkInfo": None}, "ACTIVE"),
@@ -260,6 +265,18 @@ def test_what_actions_answer(bench: Bench, version: str) -> None:
     gone = bench.call("DELETE", f"/servers/{server_id}/os-interface/{port}", version=version)
     bench.sample("interfaces", "delete_interface", gone, version)
     bench.until(server_id, "ACTIVE")
+    live: dict[str, Any] = {"host": None, "block_migration": False if version in ("2.1",) else "auto"}
+    if version == "2.1":
+        live["disk_over_commit"] = False
+    act(bench, server_id, "live_migrate_server", {"os-migrateLive": live}, "ACTIVE", version)
+    wiped = bench.call("DELETE", f"/servers/{server_id}/os-server-password", version=version)
+    bench.sample("servers", "delete_password", wiped, version)
+    if float(version[2:]) >= 23:
+        moves = bench.call("GET", f"/servers/{server_id}/migrations", version=version)
+        bench.sample("servers", "list_in_progress_live_migration", moves, version)
+    events = {"events": [{"name": "network-changed", "server_uuid": server_id}]}
+    told = bench.call("POST", "/os-server-external-events", events, version)
+    bench.sample("server_external_events", "create_server_external_events", told, version)
     bench.sample("servers", "delete_server", bench.call("DELETE", f"/servers/{server_id}", version=version), version)
     assert bench.judge() == []
 

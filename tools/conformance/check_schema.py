@@ -1,6 +1,9 @@
 """Holds compute answers against the JSON schemas that tempest ships, without a cloud and without a tempest.conf.
 
     .venv-tempest/bin/python tools/conformance/check_schema.py < samples.jsonl
+    .venv-tempest/bin/python tools/conformance/check_schema.py --methods
+
+The second form prints one JSON object: the client methods of tempest whose answers have a schema, by client.
 
 Reads one JSON object a line: {"client": "servers", "method": "show_server", "version": "2.96", "status": 200,
 "body": {...}, "headers": {...}, "kwargs": {...}} and prints one JSON object a line: {"ok": true} or
@@ -16,9 +19,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from typing import Any
 
+from tempest.lib.services import compute
 from tempest.lib.services.compute import base_compute_client
 
 VERBS = ("get", "post", "put", "patch", "delete", "head", "request", "raw_request")
@@ -42,7 +47,8 @@ def check(sample: dict[str, Any]) -> None:
     """Raises what tempest would raise."""
     cls = client_class(sample["client"])
     client = cls.__new__(cls)
-    client.enable_instance_password = True  # what its constructor takes from tempest.conf
+    # what its constructor takes from tempest.conf
+    client.enable_instance_password, client.ssh_key_type = True, "ed25519"
     body = sample.get("body")
     text = b"" if body is None else json.dumps(body).encode()
 
@@ -65,7 +71,24 @@ def check(sample: dict[str, Any]) -> None:
         base_compute_client.COMPUTE_MICROVERSION = None
 
 
+def methods() -> dict[str, list[str]]:
+    """client -> its methods that validate a response."""
+    found: dict[str, list[str]] = {}
+    for module in pkgutil.iter_modules(compute.__path__):
+        if not module.name.endswith("_client"):
+            continue
+        name = module.name.removesuffix("_client")
+        for method, function in inspect.getmembers(client_class(name), inspect.isfunction):
+            source = inspect.getsource(function) if function.__module__.endswith(module.name) else ""
+            if not method.startswith("_") and ("validate_response" in source or "self.action(" in source):
+                found.setdefault(name, []).append(method)
+    return found
+
+
 def main() -> int:
+    if sys.argv[1:] == ["--methods"]:
+        print(json.dumps(methods()))
+        return 0
     for line in sys.stdin:
         if not line.strip():
             continue

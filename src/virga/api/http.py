@@ -113,13 +113,7 @@ class Call:
 
     async def json(self) -> Any:
         """The body as plain JSON. Raises Problem 400 when it is not JSON."""
-        data = await self.raw()
-        try:
-            return msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Problem(400, f"Malformed request body: it is not JSON ({error}).") from error
-        except RecursionError as error:
-            raise Problem(400, "Malformed request body: it is nested too deeply.") from error
+        return plain_json(await self.raw())
 
     async def body(self, shape: type[S]) -> S:
         """The body as a checked Struct. Raises Problem 400 that names the field."""
@@ -130,6 +124,16 @@ class Call:
             return msgspec.convert(value, shape)
         except msgspec.ValidationError as error:
             raise Problem(400, invalid_field(str(error))) from error
+
+
+def plain_json(data: bytes) -> Any:
+    """Bytes as plain JSON. Raises Problem 400 when they are not."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(400, f"Malformed request body: it is not JSON ({error}).") from error
+    except RecursionError as error:
+        raise Problem(400, "Malformed request body: it is nested too deeply.") from error
 
 
 ANONYMOUS = Caller("", "", "", None, None, None, None, frozenset())

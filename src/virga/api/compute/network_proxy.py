@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 
 from virga.api.compute import inputs
@@ -17,7 +16,7 @@ from virga.api.compute.microversion import Version, need
 from virga.api.compute.server_actions import ACTIONS, Action
 from virga.api.compute.server_security_groups import rule_view
 from virga.api.compute.servers import own_server
-from virga.api.http import Call, Handler, reply
+from virga.api.http import Call, Handler, plain_json, reply
 from virga.api.network.floatingips import FLOATINGIPS
 from virga.api.network.noun import guarded, who_of
 from virga.api.network.security_groups import GROUPS, RULES
@@ -297,10 +296,7 @@ async def create_floating(call: Call) -> Response:
 
 def _json(body: bytes) -> Any:
     """A body that may be left out."""
-    try:
-        return msgspec.json.decode(body) if body.strip() else None
-    except msgspec.DecodeError as error:
-        raise Problem(400, f"Malformed request body: it is not JSON ({error}).") from error
+    return plain_json(body) if body.strip() else None
 
 
 async def delete_floating(call: Call) -> Response:

@@ -54,7 +54,7 @@ def ec2_keys(blob: str) -> dict[str, Any]:
     """The decoded blob of an ec2 credential. Raises Problem 400."""
     try:
         keys = msgspec.json.decode(blob)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Problem(400, "Invalid input for field credential.blob: it is not JSON.") from error
     if not isinstance(keys, dict) or not isinstance(keys.get("access"), str) or not isinstance(keys.get("secret"), str):
         raise Problem(400, "Invalid input for field credential.blob: an ec2 credential needs access and secret.")
