@@ -127,9 +127,9 @@ async def resize(call: Call, value: Any) -> Response:
 
 async def migrate(call: Call, value: Any) -> Response:
     host = None
-    if value is not None:
+    if value is not None and call.version >= (2, 56):  # before that the value says nothing, and clients send what they like
         fields = Fields(call, value, "migrate")
-        host = fields.take("host", optional(string(1)), since=(2, 56))
+        host = fields.take("host", optional(string(1)))
         fields.done()
     if host is not None:
         must_admin(call, "os_compute_api:os-migrate-server:migrate:host")
