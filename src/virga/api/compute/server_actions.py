@@ -127,9 +127,9 @@ async def resize(call: Call, value: Any) -> Response:
 
 async def migrate(call: Call, value: Any) -> Response:
     host = None
-    if value is not None and call.version >= (2, 56):  # before that the value says nothing, and clients send what they like
+    if value is not None and value != {"host": None}:  # clients send an empty host at any microversion
         fields = Fields(call, value, "migrate")
-        host = fields.take("host", optional(string(1)))
+        host = fields.take("host", optional(string(1)), since=(2, 56))
         fields.done()
     if host is not None:
         must_admin(call, "os_compute_api:os-migrate-server:migrate:host")
