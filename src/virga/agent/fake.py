@@ -63,6 +63,11 @@ class Machine:
     def guests(self) -> dict[str, str]:
         return {server_id: str(state) for server_id, state in self.journal.find("vm/").items()}
 
+    def state(self, server_id: str) -> str | None:
+        """One guest's state; None if it is not defined here."""
+        found: str | None = self.journal.values.get("vm/" + server_id)
+        return found
+
     def set_guest(self, server_id: str, state: str | None) -> None:
         self.journal.put("vm/" + server_id, state)
         if self.watch is not None:
@@ -92,7 +97,7 @@ class Machine:
 
     def crash(self, server_id: str) -> None:
         """The guest's own kill -9."""
-        if self.guests().get(server_id) in ("running", "paused"):
+        if self.state(server_id) in ("running", "paused"):
             self.set_guest(server_id, "crashed")
             self.changed(server_id)
 
@@ -166,7 +171,7 @@ class FakeHypervisor(_Scripted):
         return self.machine.guests()
 
     async def launch(self, spec: GuestSpec, *, held: bool) -> None:
-        state = self.machine.guests().get(spec.server_id)
+        state = self.machine.state(spec.server_id)
         if state == "running" or (state == "paused" and held):
             return
         if self.machine.disk(spec.server_id) is None:
@@ -195,7 +200,7 @@ class FakeHypervisor(_Scripted):
             self.machine.set_guest(spec.server_id, "stopped")
 
     async def resume(self, server_id: str) -> None:
-        state = self.machine.guests().get(server_id)
+        state = self.machine.state(server_id)
         if state == "running":
             return
         if state != "paused":
@@ -209,12 +214,12 @@ class FakeHypervisor(_Scripted):
             self.machine.set_guest(server_id, "paused")
 
     def _need(self, server_id: str, *states: str) -> None:
-        state = self.machine.guests().get(server_id)
+        state = self.machine.state(server_id)
         if state not in states:
             raise DriverError(f"guest {server_id} is {state or 'absent'}, not {' or '.join(states)}", "conflict")
 
     async def stop(self, server_id: str, *, graceful_s: float) -> None:
-        if self.machine.guests().get(server_id) in (None, "stopped"):
+        if self.machine.state(server_id) in (None, "stopped"):
             return
         if await self._act("stop"):
             self.machine.set_guest(server_id, "stopped")
@@ -250,16 +255,16 @@ class FakeHypervisor(_Scripted):
         return "\n".join(lines[-length:] if length else lines) + "\n" if length != 0 else ""
 
     async def prepare_incoming(self, spec: GuestSpec) -> None:
-        if self.machine.guests().get(spec.server_id) is None and await self._act("prepare_incoming"):
+        if self.machine.state(spec.server_id) is None and await self._act("prepare_incoming"):
             self.machine.set_guest(spec.server_id, "incoming")
 
     async def migrate_live(self, server_id: str, dest: str, address: str, spec: GuestSpec) -> None:
         other = self.neighbours.reach(self.machine.name, dest)
-        if other.guests().get(server_id) in ("running", "paused"):
+        if other.state(server_id) in ("running", "paused"):
             return
         self._need(server_id, "running", "paused")
-        state = self.machine.guests()[server_id]
-        if other.guests().get(server_id) != "incoming":
+        state = self.machine.state(server_id)
+        if other.state(server_id) != "incoming":
             raise DriverError(f"{dest} does not expect guest {server_id}", "conflict")
         if await self._act("migrate_live"):
             other = self.neighbours.reach(self.machine.name, dest)

@@ -43,7 +43,7 @@ class Watch:
         if self.broken is not None:
             return
         if state == "running":
-            running = [name for name, other in self.machines.items() if other.guests().get(server_id) == "running"]
+            running = [name for name, other in self.machines.items() if other.state(server_id) == "running"]
             if len(running) > 1:
                 self.broken = Broken("one-running-copy", f"guest {server_id} runs on {' and '.join(sorted(running))}")
         elif state == "no-disk" and all(other.disk(server_id) is None for other in self.machines.values()) and not self.may_lose(server_id):
@@ -83,7 +83,7 @@ def check_calm(tx: Tx, machines: dict[str, Machine]) -> None:
         if server.deleted_at is None:
             _check_server(tx, server, machines)
         else:
-            left = [machine.name for machine in machines.values() if machine.guests().get(server.id) or machine.disk(server.id) is not None]
+            left = [machine.name for machine in machines.values() if machine.state(server.id) or machine.disk(server.id) is not None]
             if left:
                 raise Broken("nothing-left", f"deleted server {server.id} still has a guest or disk on {left[0]}")
             if tx.find(Port, device_id=server.id, limit=1):
@@ -135,15 +135,15 @@ def _check_server(tx: Tx, server: Server, machines: dict[str, Machine]) -> None:
     machine = machines.get(server.host or "")
     if machine is None:
         raise Broken("guest-where-rows-say", f"server {server.id} is {server.vm_state} on {server.host}, which is no machine")
-    state = machine.guests().get(server.id)
+    state = machine.state(server.id)
     wanted = RUNS_AS.get(server.vm_state)
     if wanted and state != wanted and not (state == "crashed" and wanted == "stopped"):
         raise Broken("guest-where-rows-say", f"server {server.id} is {server.vm_state} but its guest on {server.host} is {state}")
     if machine.disk(server.id) is None:
         raise Broken("last-copy", f"server {server.id} ({server.vm_state}) has no disk on {server.host}")
     for other in machines.values():
-        if other is not machine and other.guests().get(server.id):
-            raise Broken("guest-where-rows-say", f"server {server.id} of {server.host} has a guest on {other.name}: {other.guests()[server.id]}")
+        if other is not machine and other.state(server.id):
+            raise Broken("guest-where-rows-say", f"server {server.id} of {server.host} has a guest on {other.name}: {other.state(server.id)}")
     for port in tx.find(Port, device_id=server.id):
         _check_port(tx, server, port)
 
