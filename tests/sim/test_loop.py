@@ -565,12 +565,17 @@ def test_the_private_names_of_asyncio_exist() -> None:
     async def main() -> None:
         handle = asyncio.get_running_loop().call_soon(print)
         task = asyncio.create_task(asyncio.sleep(0))
-        objects = {"Handle": asyncio.Handle(print, (), asyncio.get_running_loop()), "Task": task}
+        loop = asyncio.get_running_loop()
+        objects = {"Handle": asyncio.Handle(print, (), loop), "TimerHandle": asyncio.TimerHandle(1.0, print, (), loop), "Task": task}
         for owner, name in loop_module.PRIVATE_NAMES:
             assert hasattr(objects[owner], name), f"this Python's asyncio.{owner} has no {name}"
-        # our handle sets every slot that the stock one has, so that its repr and cancel work
-        for slot in asyncio.Handle.__slots__:
-            assert slot == "__weakref__" or hasattr(handle, slot), slot
+        # our handles set every slot that the stock ones have, so that their repr and cancel work
+        timer = loop.call_later(1.0, print)
+        timer.cancel()
+        for slot in (*asyncio.Handle.__slots__, *asyncio.TimerHandle.__slots__):
+            assert slot == "__weakref__" or hasattr(timer, slot), slot
+            assert slot == "__weakref__" or slot not in asyncio.Handle.__slots__ or hasattr(handle, slot), slot
+        assert "when=" in repr(loop.call_later(1.0, print))
         assert "print" in repr(handle)
         handle.cancel()
         assert handle.cancelled()

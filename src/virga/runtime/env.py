@@ -160,7 +160,10 @@ def sim_env(seed: int, name: str = "controller", loop: asyncio.AbstractEventLoop
     def loop_time() -> float:
         return (loop or asyncio.get_running_loop()).time()
 
-    return Env(name, random.Random(seed), lambda: SIM_EPOCH_S + loop_time(), loop_time, threads=False)
+    def clock() -> float:
+        return SIM_EPOCH_S + (loop or asyncio.get_running_loop()).time()
+
+    return Env(name, random.Random(seed), clock, loop_time, threads=False)
 
 
 def environment(name: str, default: str = "") -> str:

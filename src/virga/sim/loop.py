@@ -51,6 +51,7 @@ NAMED_TASKS_MAX = 20
 PRIVATE_NAMES = (
     ("Handle", "_callback"), ("Handle", "_args"), ("Handle", "_context"), ("Handle", "_loop"),
     ("Handle", "_cancelled"), ("Handle", "_repr"), ("Handle", "_source_traceback"),
+    ("TimerHandle", "_when"), ("TimerHandle", "_scheduled"),
     ("Task", "_fut_waiter"), ("Task", "_log_destroy_pending"),
 )
 
@@ -102,10 +103,22 @@ class _Ready(asyncio.Handle):
 
 
 class _Timer(asyncio.TimerHandle):
-    """A timer that knows whether it still lies in the loop's heap."""
+    """A timer that knows whether it still lies in the loop's heap; made in less time, as `_Ready` is."""
 
     __slots__ = ("queued",)
-    queued: bool
+
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: Sequence[Any], loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context if context is not None else copy_context()
+        self._cancelled = self._scheduled = False
+        self._repr = self._source_traceback = None
+        self._when = when
+        self.queued = True
 
 
 # the loop -------------------------------------------------------------------------------------------------
@@ -353,7 +366,6 @@ class SimLoop(Sealed):
     ) -> asyncio.TimerHandle:
         self._check_closed()
         timer = _Timer(when, callback, args, self, context)
-        timer.queued = True
         self._timer_serial += 1
         heapq.heappush(self._timers, (when, self._timer_serial, timer))
         return timer

@@ -20,12 +20,13 @@ from virga.runtime.env import Env
 from virga.runtime.trace import Trace
 from virga.store.db import Closure, Exists, Tx, _Base
 from virga.store.memory_order import Test, behind_marker, condition, sort_key
-from virga.store.memory_tables import Plan, Table, Tables, copied, plan_of
+from virga.store.memory_tables import Moved, Plan, Table, Tables, copied, plan_of
 from virga.store.rows import Op, R
 
 T = TypeVar("T")
-# (table, key, what was there, columns changed or serial); nothing was there before an insert; no table: a counter
+# (table, key, what was there, what moved or its serial); nothing was there before an insert; no table: a counter
 Undo = tuple[Table | None, Any, Any, Any]
+_UNSEEN: Any = object()
 _replace = msgspec.structs.replace
 
 
@@ -45,15 +46,15 @@ class MemoryTx(Tx):
     # one row --------------------------------------------------------------------------------------------------------
     def get(self, row_type: type[R], *key: Any) -> R | None:
         place = (row_type, *key)
-        if place in self._seen:
-            seen: R | None = self._seen[place]
-            return seen
+        row: R | None = self._seen.get(place, _UNSEEN)
+        if row is not _UNSEEN:
+            return row
         table = self._tables.table(row_type)
-        kept = table.rows.get(key[0] if table.plan.single else key)
+        plan = table.plan
+        kept = table.rows.get(key[0] if plan.single else key)
         if kept is None:
-            kept = table.rows.get(_as_key(table.plan, key))
-        row: R | None = None if kept is None else table.plan.out(kept)
-        self._seen[place] = row
+            kept = table.rows.get(_as_key(plan, key))
+        row = self._seen[place] = None if kept is None else plan.out(kept)
         return row
 
     def insert(self, row: Row) -> None:
@@ -74,23 +75,21 @@ class MemoryTx(Tx):
         if old is None:
             self._add(table, key, kept)
         else:
-            names = tuple(name for name in plan.columns if getattr(old, name) != getattr(kept, name))
-            self._change(table, key, old, kept, names)
+            self._change(table, key, old, kept, plan.moved_by_all)
 
     def update(self, row_type: type[Row], *key: Any, **changes: Any) -> int:
         place = (row_type, *key)
         seen = self._seen.pop(place, None)
-        plan = plan_of(row_type)
-        names = tuple(changes)
-        plan.moved_by(names)  # raises for a column that is not there
         table = self._tables.own(row_type)
+        plan = table.plan
+        moved = plan.moved_by(tuple(changes))
         at = key[0] if plan.single else key
         old = table.rows.get(at)
         if old is None:
             at = _as_key(plan, key)
             old = table.rows.get(at)
         if old is not None:
-            self._write(table, at, old, _changes(plan, changes), names)
+            self._write(table, at, old, _changes(plan, changes), moved)
         if seen is not None:
             self._seen[place] = _replace(seen, **changes)
         return 0 if old is None else 1
@@ -107,8 +106,7 @@ class MemoryTx(Tx):
     # many rows ------------------------------------------------------------------------------------------------------
     def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
         plan = plan_of(row_type)
-        names = tuple(changes)
-        plan.moved_by(names)
+        moved = plan.moved_by(tuple(changes))
         found = self._select(plan, conditions) if conditions else []
         self._seen.clear()
         kept = _changes(plan, changes) if found else {}
@@ -116,7 +114,7 @@ class MemoryTx(Tx):
         begun = len(self._undo)
         try:
             for old in found:
-                self._write(table, plan.key_of(old), old, kept, names)
+                self._write(table, plan.key_of(old), old, kept, moved)
         except Exists:
             self.roll_back(begun)
             raise
@@ -141,7 +139,9 @@ class MemoryTx(Tx):
             behind = behind_marker(plan, sort, after)
             found = [row for row in found if behind(row)]
         for name, descending in reversed(sort):
-            found.sort(key=sort_key(plan.column(name)), reverse=descending)
+            key = sort_key(plan.column(name))
+            if len(found) > 1:
+                found.sort(key=key, reverse=descending)
         if limit is not None and 0 <= int(limit) < len(found):
             found = found[: int(limit)]
         out = plan.out
@@ -178,14 +178,14 @@ class MemoryTx(Tx):
         self._undo.append((table, key, None, 0))
         self._tables.changes += 1
 
-    def _write(self, table: Table, key: Any, old: Row, changes: dict[str, Any], names: tuple[str, ...]) -> None:
+    def _write(self, table: Table, key: Any, old: Row, changes: dict[str, Any], moved: Moved) -> None:
         """Change columns of a row, and move it if its key is among them."""
         new = copied(old)
         for name, value in changes.items():
             setattr(new, name, value)
-        there = table.plan.key_of(new)
+        there = table.plan.key_of(new) if moved.key else key
         if there == key:
-            self._change(table, key, old, new, names)
+            self._change(table, key, old, new, moved)
             return
         clash = table.plan.told if there in table.rows else ""
         serial = table.serials[key]
@@ -197,14 +197,15 @@ class MemoryTx(Tx):
         table.add(there, new, None if table.plan.by_number else serial)
         self._undo.append((table, there, None, 0))
 
-    def _change(self, table: Table, key: Any, old: Row, new: Row, names: tuple[str, ...]) -> None:
-        lookups, uniques = table.plan.moved_by(names)
-        if uniques:
-            clash = table.clash(key, new, uniques)
+    def _change(self, table: Table, key: Any, old: Row, new: Row, moved: Moved) -> None:
+        if moved.involved is None or moved.involved(old) == moved.involved(new):
+            table.rows[key] = new
+        else:
+            clash = table.clash(key, new, moved.uniques)
             if clash:
                 raise Exists(clash)
-        table.change(key, old, new, lookups, uniques)
-        self._undo.append((table, key, old, names))
+            table.change(key, old, new, moved)
+        self._undo.append((table, key, old, moved))
         self._tables.changes += 1
 
     def _remove(self, table: Table, key: Any) -> None:
@@ -228,7 +229,7 @@ class MemoryTx(Tx):
             elif old is None:
                 table.remove(key)
             elif key in table.rows:
-                table.change(key, table.rows[key], old, *table.plan.moved_by(more))
+                table.change(key, table.rows[key], old, more)
             else:
                 table.add(key, old, more)
 
@@ -237,6 +238,7 @@ class MemoryTx(Tx):
         """The kept rows that meet the conditions, in the order of their serials."""
         table = self._tables.table(plan.type)
         rows = table.rows
+        led = ""  # the column by which the rows were found: it need not be compared again
         tests: list[tuple[str, Test]] = []
         equals: list[tuple[str, Any]] = []
         keys: Any = None
@@ -259,9 +261,9 @@ class MemoryTx(Tx):
                     if bucket is None:
                         return []
                     if keys is None or len(bucket) < len(keys):
-                        keys = bucket
+                        keys, led = bucket, name
             if plan.single and name == plan.key[0]:
-                keys = (value,) if value in rows else ()
+                keys, led = (value,) if value in rows else (), name
         if keys is None and wide is not None:
             keys = _many_keys(plan, table, *wide)
         if keys is None:
@@ -269,9 +271,8 @@ class MemoryTx(Tx):
         else:
             found = [rows[key] for key in (sorted(keys, key=table.serials.__getitem__) if len(keys) > 1 else keys)]
         for name, wanted in equals:
-            if not found:
-                break
-            found = [row for row in found if getattr(row, name) == wanted]
+            if name != led:
+                found = [row for row in found if getattr(row, name) == wanted]
         for name, test in tests:
             found = [row for row in found if test(getattr(row, name))]
         return found
@@ -280,7 +281,7 @@ class MemoryTx(Tx):
 _MANY = frozenset((list, tuple, set, frozenset))
 
 
-def _kept(plan: Plan, row: Row) -> Row:
+def _kept(plan: Plan, row: Row) -> Any:
     try:
         return plan.kept(row)
     except ValueError as error:

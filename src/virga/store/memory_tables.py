@@ -8,6 +8,7 @@ Rows have serial numbers, as SQLite's rows have, and a find without an order giv
 """
 from __future__ import annotations
 
+import functools
 import operator
 import types
 import typing
@@ -22,7 +23,6 @@ from virga.store.catalog import Only, catalog
 from virga.store.rows import table_of
 
 copied: Callable[[Any], Any] = operator.methodcaller("__copy__")  # a Struct's own shallow copy, without copy.copy's detours
-_EMPTY: dict[str, Callable[[], Any]] = {"{}": dict, "[]": list}
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -73,6 +73,10 @@ class Lookup(msgspec.Struct, frozen=True):
     column: str
     only: Only | None
 
+    def reads(self) -> set[str]:
+        """The columns it depends on."""
+        return {self.column} | ({self.only.column} if self.only else set())
+
 
 class Unique(msgspec.Struct, frozen=True):
     """Columns that no two rows may share, besides the key."""
@@ -81,12 +85,25 @@ class Unique(msgspec.Struct, frozen=True):
     only: Only | None
     told: str
 
+    def reads(self) -> set[str]:
+        """The columns it depends on."""
+        return set(self.columns) | ({self.only.column} if self.only else set())
+
     def entry(self, row: Row) -> tuple[Any, ...] | None:
         """What must be unique; None when this row is none of the index's business."""
         if self.only is not None and not self.only.holds(getattr(row, self.only.column)):
             return None
         values = tuple(getattr(row, name) for name in self.columns)
         return None if None in values else values
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """What a change of certain columns concerns: lookups and uniques by place, `involved` their columns (None: none), and whether the key is changed."""
+
+    lookups: tuple[int, ...]
+    uniques: tuple[int, ...]
+    involved: Callable[[Any], Any] | None
+    key: bool
 
 
 class Plan:
@@ -110,6 +127,8 @@ class Plan:
                 kind, raw = _Never, write
                 self.decoders.append((name, _decoder(hints[name])))
             self.columns[name] = Column(name, kind, raw, name in facts.filled, name in table.nullable)
+        self.kept = _make_kept(self)
+        self.out = _make_out(self)
         self.told = f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in self.key)}"
         self.uniques = tuple(
             Unique(index.columns, index.only, f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in index.columns)}")
@@ -119,18 +138,21 @@ class Plan:
         self.ways: dict[str, list[int]] = {}
         for place, way in enumerate(self.lookups):
             self.ways.setdefault(way.column, []).append(place)
-        self._moved: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._moved: dict[tuple[str, ...], Moved] = {}
+        self.moved_by_all = self.moved_by(tuple(name for name in self.columns if name not in self.key))
 
-    def moved_by(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Which lookups and which uniques a change of these columns concerns."""
+    def moved_by(self, names: tuple[str, ...]) -> Moved:
+        """What a change of these columns concerns. Raises AttributeError for one the table does not have."""
         found = self._moved.get(names)
         if found is None:
             for name in names:
                 self.column(name)
-            lookups = tuple(place for place, way in enumerate(self.lookups) if way.column in names or (way.only and way.only.column in names))
-            uniques = tuple(place for place, unique in enumerate(self.uniques)
-                            if set(unique.columns) & set(names) or (unique.only and unique.only.column in names))
-            found = self._moved[names] = (lookups, uniques)
+            lookups = tuple(place for place, way in enumerate(self.lookups) if way.reads() & set(names))
+            uniques = tuple(place for place, unique in enumerate(self.uniques) if unique.reads() & set(names))
+            involved = sorted({name for place in lookups for name in self.lookups[place].reads()}
+                              | {name for place in uniques for name in self.uniques[place].reads()})
+            found = Moved(lookups, uniques, operator.attrgetter(*involved) if involved else None, bool(set(self.key) & set(names)))
+            self._moved[names] = found
         return found
 
     def column(self, name: str) -> Column:
@@ -143,15 +165,6 @@ class Plan:
         """The key as tables hold it: a value, or a tuple of values."""
         return getattr(row, self.key[0]) if self.single else tuple([getattr(row, name) for name in self.key])
 
-    def kept(self, row: Row) -> Row:
-        """A row as it is kept. Raises ValueError naming a column that may not be empty."""
-        kept: Row = copied(row)
-        for name, column in self.columns.items():
-            value = getattr(kept, name)
-            if type(value) is not column.kind:
-                setattr(kept, name, self.raw(column, value))
-        return kept
-
     def raw(self, column: Column, value: Any) -> Any:
         if value is None:
             if column.filled:
@@ -159,15 +172,33 @@ class Plan:
             return None
         return column.raw(value)
 
-    def out(self, kept: Row) -> Any:
-        """A row to hand out: whoever gets it may do with it what they like."""
-        row = copied(kept)
-        for name, decode in self.decoders:
-            text = getattr(row, name)
-            if text is not None:
-                empty = _EMPTY.get(text)
-                setattr(row, name, decode(text) if empty is None else empty())
-        return row
+
+# The two copies are made for every row that is read or written: each plan's are written out field by field, which is several times as fast as a loop.
+def _make_kept(plan: Plan) -> Callable[[Row], Any]:
+    """`kept(row)`: the row as it is kept. Raises ValueError naming a column that may not be empty."""
+    lines = ["def made(row):", "    new = copied(row)"]
+    names: dict[str, Any] = {"copied": copied}
+    for place, (name, column) in enumerate(plan.columns.items()):
+        names[f"kind{place}"], names[f"raw{place}"] = column.kind, functools.partial(plan.raw, column)
+        lines += [f"    value = new.{name}", f"    if type(value) is not kind{place}: new.{name} = raw{place}(value)"]
+    return _compiled(plan, [*lines, "    return new"], names)
+
+
+def _make_out(plan: Plan) -> Callable[[Row], Any]:
+    """`out(kept)`: a row to hand out; whoever gets it may do with it what they like."""
+    lines = ["def made(kept):", "    new = copied(kept)"]
+    names: dict[str, Any] = {"copied": copied}
+    for place, (name, decode) in enumerate(plan.decoders):
+        names[f"decode{place}"] = decode
+        lines += [f"    text = new.{name}",
+                  f"    if text is not None: new.{name} = {{}} if text == '{{}}' else [] if text == '[]' else decode{place}(text)"]
+    return _compiled(plan, [*lines, "    return new"], names)
+
+
+def _compiled(plan: Plan, lines: list[str], names: dict[str, Any]) -> Callable[[Row], Any]:
+    exec(compile("\n".join(lines), f"<copies of {plan.name}>", "exec"), names)  # the names are those of a Struct's fields
+    made: Callable[[Row], Any] = names["made"]
+    return made
 
 
 class _Never:
@@ -250,15 +281,15 @@ class Table:
             if entry is not None:
                 del self.uniques[place][entry]
 
-    def change(self, key: Any, old: Row, new: Row, lookups: tuple[int, ...], uniques: tuple[int, ...]) -> None:
+    def change(self, key: Any, old: Row, new: Row, moved: Moved) -> None:
         """Put `new` in the place of `old`, which has the same key."""
         self.rows[key] = new
-        for place in lookups:
+        for place in moved.lookups:
             way = self.plan.lookups[place]
             self._leave(place, way, key, old)
             if way.only is None or way.only.holds(getattr(new, way.only.column)):
                 self.lookups[place].setdefault(getattr(new, way.column), {})[key] = None
-        for place in uniques:
+        for place in moved.uniques:
             unique, taken = self.plan.uniques[place], self.uniques[place]
             before, after = unique.entry(old), unique.entry(new)
             if before is not None:
