@@ -79,14 +79,16 @@ class LibvirtHypervisor:
         self._changed: Callable[[str], None] = lambda server_id: None
         self._turns: dict[str, asyncio.Event] = {}
         self._known: set[str] = set()
-        self._closed = False
+        self._closed = self._listening = False
 
     # connection -----------------------------------------------------------------------------------------------------
     async def open(self, changed: Callable[[str], None]) -> None:
         """Connect, listen to events, see what runs."""
         self._changed = changed
-        self._lib.registerErrorHandler(lambda _context, _error: None, None)
-        self._aio.virEventRegisterAsyncIOImpl()
+        if not self._listening:  # once a process; `open` may be tried again
+            self._lib.registerErrorHandler(lambda _context, _error: None, None)
+            self._aio.virEventRegisterAsyncIOImpl()
+            self._listening = True
         self.places.instances.mkdir(parents=True, exist_ok=True)
         await self._connect()
         self._known = set(await self.guests())

@@ -1,9 +1,9 @@
 """The agent of one host: dials the controller, says what is here, does what it is told, reports what it sees.
 
 Owns on this host: the journal, one actor a server, the link. Rules: commands of one server run one after another; a command with a newer epoch
-cancels an older one under way (but for a purge); an older epoch than the newest seen is refused. A command's result is journaled together with the record and repeated
-until the controller acknowledges it. Facts are looked up, never remembered into being: after a crash, a reconnect, or a change nobody ordered, the
-drivers are asked. Guests do not need this process to live.
+cancels an older one under way (but for a purge); an older epoch than the newest seen is refused. A command's result is journaled together with the
+record and repeated until the controller acknowledges it. Facts are looked up, never remembered into being: after a crash, a reconnect, or a change
+nobody ordered, the drivers are asked, until they answer. Guests do not need this process to live.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -26,9 +26,11 @@ from virga.runtime.trace import Trace
 
 REDIAL_MIN_S, REDIAL_MAX_S = 0.2, 10.0
 RESYNC_PERIOD_S = 60.0
+DRIVER_RETRY_MIN_S, DRIVER_RETRY_MAX_S = 0.2, 10.0
 REWIRE_PERIOD_S = 2.0
 FENCES_MAX = 4096
 
+T = TypeVar("T")
 Dial = Callable[[], Awaitable[Link]]
 Probe = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -73,6 +75,8 @@ class Agent:
         self._results: dict[str, tuple[Result, int]] = {}
         self._revision = 0
         self._reports = 0
+        self._hints = 0  # things that may have changed since the last look began
+        self._begun: dict[str, int] = {}  # server id -> commands begun
         self._lost = asyncio.Event()
         self._probes: dict[str, Probe] = {"console_log": self._console_log, "disk": self._disk}
         self._rewiring = False
@@ -86,10 +90,10 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled: open the drivers, then dial for ever."""
         self.boot_id = self.env.new_id()
-        await self.disks.open()
-        await self.hypervisor.open(self._guest_changed)
-        await self.wiring.open(self._port_changed)
-        await self._remember()
+        await self._patiently(self.disks.open)
+        await self._patiently(lambda: self.hypervisor.open(self._guest_changed))
+        await self._patiently(lambda: self.wiring.open(self._port_changed))
+        await self._patiently(self._remember)
         self.env.spawn(self._resync(), "resync")
         delay_s = REDIAL_MIN_S
         while True:
@@ -102,11 +106,25 @@ class Agent:
                 continue
             self._link = link
             link.start(self._receive, self._lost.set)
-            await self._greet()
+            await self._patiently(self._greet)
             await self._lost.wait()
             delay_s = REDIAL_MIN_S if self._greeted else min(REDIAL_MAX_S, delay_s * 2)
             self._link, self._greeted = None, False
             await self.env.sleep(delay_s * (0.5 + self.env.rng.random()))
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask the drivers until they answer: without them (libvirtd restarts, a bridge is being made) nothing is known, and nothing is guessed."""
+        pause_s = DRIVER_RETRY_MIN_S
+        while True:
+            try:
+                return await work()
+            except DriverError as error:
+                self.trace.emit("fault", self.name, "", f"tried again in {pause_s:g} s: {error}")
+                await self.env.sleep(pause_s)
+                pause_s = min(DRIVER_RETRY_MAX_S, pause_s * 2)
+
+    async def _seen(self) -> tuple[dict[str, str], dict[str, int]]:
+        return await self.hypervisor.guests(), await self.disks.list()
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -131,16 +149,16 @@ class Agent:
                     except DriverError as error:
                         record.wired[nic.port_id] = False
                         self.trace.emit("fault", self.name, "", f"port {nic.port_id} is not wired: {error}", server=record.server_id)
-        await self._unplug_loose(running)
+        await self._unplug_loose(running, {})
         ours = {port_id for record in self._records.values() for port_id in record.nics}
         for port_id in sorted(set(wired) - ours):
             await self._unplug(port_id)  # made by a command that died with the agent: if it is still wanted, the command comes again
 
-    async def _unplug_loose(self, guests: dict[str, str]) -> list[WiringFact]:
+    async def _unplug_loose(self, guests: dict[str, str], begun: dict[str, int]) -> list[WiringFact]:
         """A tap belongs to a guest that is defined here and has it; one that a failed unplug has left behind goes. Returns what there is to tell."""
         told: list[WiringFact] = []
         for record in list(self._records.values()):
-            if self._busy(record.server_id) is not None:
+            if self._moved_on(record.server_id, begun):
                 continue
             defined = record.server_id in guests or record.incoming
             wanted = set(record.nics) if defined and record.spec is None else {nic.port_id for nic in self._nics(record)} if defined else set()
@@ -165,14 +183,14 @@ class Agent:
 
     # talking --------------------------------------------------------------------------------------------------------
     async def _greet(self) -> None:
+        begun = dict(self._begun)
         inventory = await self.hypervisor.inventory()
-        guests = await self.hypervisor.guests()
-        disks = await self.disks.list()
+        guests, disks = await self._seen()
         wired = await self.wiring.wired()
         facts: list[GuestFact] = []
         wirings: list[WiringFact] = []
         for record in self._records.values():
-            if self._busy(record.server_id) is None:
+            if not self._moved_on(record.server_id, begun):
                 self._look(record, guests, disks)
             for port_id, generation in record.nics.items():
                 record.wired[port_id] = bool(wired.get(port_id))
@@ -183,6 +201,10 @@ class Agent:
             self._link.send(Hello(
                 self.name, self.host_id, self.boot_id, msgspec.to_builtins(inventory), {**inventory.detail, **self._detail}, self.address, facts, wirings,
                 [result for result, _ in self._results.values()], self._identity.request() if self._identity is not None else ""))
+
+    def _moved_on(self, server_id: str, begun: dict[str, int]) -> bool:
+        """Whether a command works on this server, or has since `begun` was noted: what the drivers said in between may be old by now."""
+        return self._busy(server_id) is not None or self._begun.get(server_id) != begun.get(server_id)
 
     def _next(self) -> int:
         self._revision += 1
@@ -271,6 +293,7 @@ class Agent:
         """The actor: one command after another. Cancelled only to drop an older command for a newer one."""
         while actor.queue:
             actor.current = actor.queue.popleft()
+            self._begun[server_id] = self._begun.get(server_id, 0) + 1
             try:
                 await self._do(actor.current)
             except asyncio.CancelledError:
@@ -308,7 +331,7 @@ class Agent:
             self.trace.emit("fault", self.name, "", f"{do.verb}: {error!r}", server=do.server_id, traceback=traceback.format_exc())
             result = Result(do.command_id, False, f"internal error of the agent: {error!r}", {"code": "bug"})
         await self.env.point("agent.after_effect", verb=do.verb)
-        self._look(record, await self.hypervisor.guests(), await self.disks.list())
+        self._look(record, *await self._patiently(self._seen))
         record.seen = do.epoch
         await self._finish(record, result, [self._fact(record)])
 
@@ -325,21 +348,42 @@ class Agent:
     # changes nobody ordered -----------------------------------------------------------------------------------------
     def _guest_changed(self, server_id: str) -> None:
         if self.env.alive and self._busy(server_id) is None:
-            self.env.spawn(self._check(), "check")
+            self._check_soon()
 
     def _port_changed(self, port_id: str) -> None:
         if self.env.alive:
-            self.env.spawn(self._check(), "check")
+            self._check_soon()
+
+    def _check_soon(self) -> None:
+        """One look for any number of hints; a hint that comes during a look gets another one after it."""
+        self._hints += 1
+        if self._hints == 1:
+            self.env.spawn(self._check_hints(), "check")
+
+    async def _check_hints(self) -> None:
+        try:
+            while self._hints:
+                before = self._hints
+                await self._check()
+                self._hints = 0 if self._hints == before else 1
+        finally:
+            self._hints = 0
 
     async def _check(self) -> None:
-        """Ask the drivers, and report what differs from what was reported."""
-        guests, disks, wired = await self.hypervisor.guests(), await self.disks.list(), await self.wiring.wired()
+        """Ask the drivers, and report what differs from what was reported. Without an answer the next resync asks again."""
+        begun = dict(self._begun)
+        try:
+            guests, disks = await self._seen()
+            wired = await self.wiring.wired()
+        except DriverError as error:
+            self.trace.emit("fault", self.name, "", f"not looked: {error}")
+            return
         facts: list[GuestFact] = []
         wirings: list[WiringFact] = []
         for server_id in sorted(set(guests) | set(disks)):
             self._records.setdefault(server_id, GuestRecord(server_id))
         for record in self._records.values():
-            if self._busy(record.server_id) is not None:
+            if self._moved_on(record.server_id, begun):
                 continue
             before = (record.state, record.disk)
             self._look(record, guests, disks)
@@ -352,7 +396,7 @@ class Agent:
                 if record.wired.get(port_id) != bool(wired.get(port_id)):
                     record.wired[port_id] = bool(wired.get(port_id))
                     wirings.append(WiringFact(port_id, record.server_id, generation, record.wired[port_id], self._next()))
-        wirings += await self._unplug_loose(guests)
+        wirings += await self._unplug_loose(guests, begun)
         if facts or wirings:
             self._report(facts, wirings, [])
         self._rewire_soon()
