@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 RING_EVENTS_MAX = 4096
+DIGEST_EVENTS = 64  # taken into the hash together
 
 # kind: message  src sends dst a command or call           fact        src reports something observed to dst
 #       transition  a row changed state (src = who)         step        an operation's step: begun, done, failed, undone
@@ -49,6 +50,7 @@ class Trace:
         self._ring: deque[Event] = deque(maxlen=ring)
         self._sinks: list[Sink] = []
         self._digest = hashlib.blake2b(digest_size=16)
+        self._undigested: list[str] = []
         self.count = 0
         self._keys: dict[str, tuple[int, str]] = {}  # name of an event -> its number and operation
 
@@ -66,19 +68,31 @@ class Trace:
         if cause and not parent:
             parent, caused_by = self._keys.get(cause, (0, ""))
             operation = operation or caused_by
-        for name in (key, f"{dst}/{server}" if kind == "message" and server else ""):
-            if name:
-                self._keys.pop(name, None)
-                self._keys[name] = (self.count, operation)
-                if len(self._keys) > RING_EVENTS_MAX:
-                    del self._keys[next(iter(self._keys))]
-        event = Event(self.count, self._clock() if at is None else at, kind, src, dst, text, parent, server,
-                      operation, request, data)
+        if key:
+            self._name(key, operation)
+        if server and kind == "message":
+            self._name(f"{dst}/{server}", operation)
+        if at is None:
+            at = self._clock()
+        event = Event(self.count, at, kind, src, dst, text, parent, server, operation, request, data)
         self._ring.append(event)
-        self._digest.update(f"{event.at:.6f} {kind} {src} {dst} {text} {server}\n".encode())
+        self._undigested.append(f"{at:.6f} {kind} {src} {dst} {text} {server}\n")
+        if len(self._undigested) > DIGEST_EVENTS:
+            self._digest_them()
         for sink in self._sinks:
             sink(event)
         return self.count
+
+    def _name(self, name: str, operation: str) -> None:
+        """Remember under which name the newest event may be given as a cause."""
+        self._keys.pop(name, None)
+        self._keys[name] = (self.count, operation)
+        if len(self._keys) > RING_EVENTS_MAX:
+            del self._keys[next(iter(self._keys))]
+
+    def _digest_them(self) -> None:
+        self._digest.update("".join(self._undigested).encode())
+        self._undigested.clear()
 
     def add_sink(self, sink: Sink) -> None:
         self._sinks.append(sink)
@@ -88,4 +102,5 @@ class Trace:
         return (event for event in list(self._ring) if not server or event.server == server)
 
     def hash(self) -> str:
+        self._digest_them()
         return self._digest.hexdigest()

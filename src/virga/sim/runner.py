@@ -56,6 +56,7 @@ class Runner:
         if keep_events:
             self.world.trace.add_sink(self.events.append)
         self.breaker = Breaker(self.world)
+        self._calm_seen = False
         self.people: People = Http(self.world) if plan.http else Direct(self.world, verdict)
         self.model = Model(self.world, quiet=not any(is_fault(entry) or entry.what == "reset_state" for entry in plan.entries))
 
@@ -151,7 +152,8 @@ class Runner:
         except TimeoutError:
             return  # the judgement names the operation that never ended
         await asyncio.sleep(0.5)
-        if world.look(lambda tx: any(host.state != UP for host in tx.find(Host))) or self._unjudged():
+        self._calm_seen = not world.look(lambda tx: any(host.state != UP for host in tx.find(Host))) and not self._unjudged()
+        if not self._calm_seen:
             await asyncio.sleep(150.0)  # reconnects, rewiring, reconcilers
             await world.settle(CALM_LIMIT_S)
 
@@ -170,7 +172,8 @@ class Runner:
     def _judge_calm(self) -> dict[str, int]:
         self.world.know_servers()
         self._judge_now()
-        self.world.look(lambda tx: check_calm(tx, self.world.machines))
+        if not self._calm_seen:  # else nothing has happened since it was judged
+            self.world.look(lambda tx: check_calm(tx, self.world.machines))
         return self.model.judge()
 
 

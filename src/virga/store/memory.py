@@ -20,7 +20,7 @@ from virga.runtime.env import Env
 from virga.runtime.trace import Trace
 from virga.store.db import Closure, Exists, Tx, _Base
 from virga.store.memory_order import Test, behind_marker, condition, sort_key
-from virga.store.memory_tables import Moved, Plan, Table, Tables, copied, plan_of
+from virga.store.memory_tables import Moved, Plan, Shape, Table, Tables, copied, plan_of
 from virga.store.rows import Op, R
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class MemoryTx(Tx):
         table = self._tables.table(row_type)
         plan = table.plan
         kept = table.rows.get(key[0] if plan.single else key)
-        if kept is None:
+        if kept is None and (not plan.single or type(key[0]) is not plan.key_kind):
             kept = table.rows.get(_as_key(plan, key))
         row = self._seen[place] = None if kept is None else plan.out(kept)
         return row
@@ -238,6 +238,9 @@ class MemoryTx(Tx):
         """The kept rows that meet the conditions, in the order of their serials."""
         table = self._tables.table(plan.type)
         rows = table.rows
+        shape = plan.shape_of(conditions)
+        if shape is not None:
+            return _by_shape(table, shape, tuple(conditions.values()))
         led = ""  # the column by which the rows were found: it need not be compared again
         tests: list[tuple[str, Test]] = []
         equals: list[tuple[str, Any]] = []
@@ -276,6 +279,28 @@ class MemoryTx(Tx):
         for name, test in tests:
             found = [row for row in found if test(getattr(row, name))]
         return found
+
+
+def _by_shape(table: Table, shape: Shape, values: tuple[Any, ...]) -> list[Any]:
+    """The usual find: every condition is plain equality."""
+    rows, read = table.rows, shape.read
+    wanted = values if len(values) > 1 else values[0]
+    if shape.key is not None:
+        row = rows.get(values[shape.key])
+        return [row] if row is not None and read(row) == wanted else []
+    keys: Any = None
+    for way in shape.ways:
+        if way.only is None or way.only.holds(values[way.guard]):
+            bucket = table.lookups[way.place].get(values[way.value])
+            if bucket is None:
+                return []
+            if keys is None or len(bucket) < len(keys):
+                keys = bucket
+    if keys is None:
+        keys = rows if not table.disordered else sorted(rows, key=table.serials.__getitem__)
+    elif len(keys) > 1:
+        keys = sorted(keys, key=table.serials.__getitem__)
+    return [row for row in [rows[key] for key in keys] if read(row) == wanted]
 
 
 _MANY = frozenset((list, tuple, set, frozenset))

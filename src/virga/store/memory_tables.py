@@ -106,6 +106,23 @@ class Moved(msgspec.Struct, frozen=True):
     key: bool
 
 
+class Way(msgspec.Struct, frozen=True):
+    """A lookup a find may take: by the condition at `value`; a partial one only if the condition at `guard` says that the row is in it."""
+
+    place: int
+    value: int
+    only: Only | None
+    guard: int
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How to find by plain equality in certain columns: by the key (its place among the conditions), by the shortest of some ways, or by looking at all."""
+
+    key: int | None
+    ways: tuple[Way, ...]
+    read: Callable[[Any], Any]
+
+
 class Plan:
     """How rows of one type are kept."""
 
@@ -127,6 +144,7 @@ class Plan:
                 kind, raw = _Never, write
                 self.decoders.append((name, _decoder(hints[name])))
             self.columns[name] = Column(name, kind, raw, name in facts.filled, name in table.nullable)
+        self.key_kind = self.columns[self.key[0]].kind
         self.kept = _make_kept(self)
         self.out = _make_out(self)
         self.told = f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in self.key)}"
@@ -139,6 +157,7 @@ class Plan:
         for place, way in enumerate(self.lookups):
             self.ways.setdefault(way.column, []).append(place)
         self._moved: dict[tuple[str, ...], Moved] = {}
+        self._shapes: dict[tuple[Any, ...], Shape | None] = {}
         self.moved_by_all = self.moved_by(tuple(name for name in self.columns if name not in self.key))
 
     def moved_by(self, names: tuple[str, ...]) -> Moved:
@@ -154,6 +173,24 @@ class Plan:
             found = Moved(lookups, uniques, operator.attrgetter(*involved) if involved else None, bool(set(self.key) & set(names)))
             self._moved[names] = found
         return found
+
+    def shape_of(self, conditions: dict[str, Any]) -> Shape | None:
+        """The Shape of a find whose conditions are all equality with values of their columns' own types; else None."""
+        place = (*conditions, *map(type, conditions.values()))
+        try:
+            return self._shapes[place]
+        except KeyError:
+            found = self._shapes[place] = self._make_shape(list(conditions), [type(value) for value in conditions.values()])
+            return found
+
+    def _make_shape(self, names: list[str], kinds: list[type]) -> Shape | None:
+        for name, kind in zip(names, kinds, strict=True):
+            if kind is not self.column(name).kind and kind is not type(None):
+                return None
+        ways = [Way(place, names.index(way.column), way.only, names.index(way.only.column) if way.only else 0)
+                for place, way in enumerate(self.lookups) if way.column in names and (way.only is None or way.only.column in names)]
+        key = names.index(self.key[0]) if self.single and self.key[0] in names else None
+        return Shape(key, tuple(ways), operator.attrgetter(*names)) if names else None
 
     def column(self, name: str) -> Column:
         """Raises AttributeError for a column the table does not have."""
@@ -316,10 +353,11 @@ class Tables:
 
     def table(self, row_type: type[Row]) -> Table:
         """The table to read from."""
-        found = self._tables.get(row_type)
-        if found is None:
+        try:
+            return self._tables[row_type]
+        except KeyError:
             found = self._tables[row_type] = Table(plan_of(row_type))
-        return found
+            return found
 
     def own(self, row_type: type[Row]) -> Table:
         """The table to write to."""
