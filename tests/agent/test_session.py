@@ -132,7 +132,7 @@ async def test_a_newer_command_cancels_an_older_one_under_way_and_both_are_answe
 async def test_a_result_is_repeated_until_it_is_acknowledged(house: House) -> None:
     house.do("c1", "create", spec=spec(), power="running")
     await house.rest()
-    number = [frame.number for frame in house.frames if isinstance(frame, Report) and frame.results][0]
+    number = next(frame.number for frame in house.frames if isinstance(frame, Report) and frame.results)
     house.link.close()
     await house.rest(3.0)
     assert [result.command_id for result in house.last_hello().results] == ["c1"]

@@ -10,7 +10,7 @@ from virga.lab.exhaustive import Line, search
 from virga.lab.memory_tx import MemoryTx
 from virga.lab.options import Options
 from virga.lab.search import Search, TooBig
-from virga.ops import engine
+from virga.ops import procedure
 from virga.sim.world import World
 from virga.store.db import Tx
 
@@ -65,10 +65,10 @@ def test_virga_has_none_with_a_crash_either(ports: int) -> None:
 
 def test_the_search_of_virga_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A revert that believes a wiring of any generation and lets host_A's guest go without waiting for host_B's end is caught."""
-    revert = engine.PROCEDURES["revert"]
+    revert = procedure.PROCEDURES["revert"]
     first, *rest = revert.steps
-    hasty = engine.StepDef(first.name, first.do, lambda run: virga_model.engine.good("not looked"), undo=first.undo, undone=first.undone, event=first.event)
-    monkeypatch.setitem(engine.PROCEDURES, "revert", engine.Procedure("revert", (hasty, *rest), revert.cancelled, revert.stuck))
+    hasty = procedure.StepDef(first.name, first.do, lambda run: procedure.good("not looked"), undo=first.undo, undone=first.undone, event=first.event)
+    monkeypatch.setitem(procedure.PROCEDURES, "revert", procedure.Procedure("revert", (hasty, *rest), revert.cancelled, revert.stuck))
     endings = search(Options(era=rules.VIRGA), 1, 0).found.endings
     assert "two running copies" in endings
 

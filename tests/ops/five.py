@@ -19,7 +19,7 @@ from virga.domain.operation import DONE, OPEN, UNDONE, Operation
 from virga.domain.placement import Claim
 from virga.domain.port import Binding
 from virga.domain.server import Server
-from virga.ops import engine
+from virga.ops import procedure
 from virga.sim.explorer import prepare
 from virga.sim.invariants import Broken, check_calm, check_rows
 from virga.sim.loop import SimLoop
@@ -109,10 +109,10 @@ def happy(scenario: Scenario) -> None:
 
 
 def steps_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = engine.PROCEDURES[scenario.kind]
+    table = procedure.PROCEDURES[scenario.kind]
 
-    def twice(do: engine.Do) -> engine.Do:
-        def both(run: engine.Run) -> None:
+    def twice(do: procedure.Do) -> procedure.Do:
+        def both(run: procedure.Run) -> None:
             do(run)
             run._commands = 0
             do(run)
@@ -120,7 +120,7 @@ def steps_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
         return both
 
     steps = tuple(dataclasses.replace(step, do=twice(step.do)) for step in table.steps)
-    monkeypatch.setitem(engine.PROCEDURES, scenario.kind, dataclasses.replace(table, steps=steps))
+    monkeypatch.setitem(procedure.PROCEDURES, scenario.kind, dataclasses.replace(table, steps=steps))
     original = Agent._do
 
     async def verb_twice(self: Agent, do: Any) -> None:
@@ -138,14 +138,14 @@ def steps_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def each_step_fails(scenario: Scenario, monkeypatch: pytest.MonkeyPatch, *, undo_twice: bool) -> None:
     """Step after step is made to fail once, before the pivot; afterwards the cloud holds what it held before."""
-    table = engine.PROCEDURES[scenario.kind]
+    table = procedure.PROCEDURES[scenario.kind]
     for index in range(len(table.steps) - 1 if len(table.steps) > 1 else 0):
-        failing = dataclasses.replace(table.steps[index], until=lambda run: engine.failed("failed on purpose"))
+        failing = dataclasses.replace(table.steps[index], until=lambda run: procedure.failed("failed on purpose"))
         steps = list(table.steps)
         steps[index] = failing
         if undo_twice:
             steps = [dataclasses.replace(step, undo=_undo_twice(step.undo)) if not isinstance(step.undo, str) else step for step in steps]
-        monkeypatch.setitem(engine.PROCEDURES, scenario.kind, dataclasses.replace(table, steps=tuple(steps)))
+        monkeypatch.setitem(procedure.PROCEDURES, scenario.kind, dataclasses.replace(table, steps=tuple(steps)))
         before: dict[str, Any] = {}
 
         def hook(world: World, before: dict[str, Any] = before) -> None:
@@ -163,8 +163,8 @@ def each_step_fails(scenario: Scenario, monkeypatch: pytest.MonkeyPatch, *, undo
     monkeypatch.undo()
 
 
-def _undo_twice(undo: engine.Do) -> engine.Do:
-    def both(run: engine.Run) -> None:
+def _undo_twice(undo: procedure.Do) -> procedure.Do:
+    def both(run: procedure.Run) -> None:
         undo(run)
         run._commands = 0
         undo(run)

@@ -14,7 +14,7 @@ from virga.domain.config import Compute, Config
 from virga.domain.operation import DONE, FAILED, RUNNING, UNDONE, BrokenLog, Operation, Step, check_move
 from virga.domain.placement import Host
 from virga.domain.server import ACTIVE, ERROR, RESIZED, Server
-from virga.ops import engine, front
+from virga.ops import front, procedure
 from virga.ops.engine import Engine
 from virga.sim.loop import SimLoop
 from virga.sim.runner import snapshot_of
@@ -187,15 +187,15 @@ def test_a_log_that_cannot_be_stops_its_operation_loudly_and_nobody_elses() -> N
 
 
 def test_a_bug_in_one_procedure_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = engine.PROCEDURES["stop"]
+    table = procedure.PROCEDURES["stop"]
 
-    def trips(run: engine.Run) -> engine.Verdict:
+    def trips(run: procedure.Run) -> procedure.Verdict:
         if run.guest(run.server.host or "") is not None:
             raise ZeroDivisionError("a bug")
-        return engine.waiting("waiting for nothing")
+        return procedure.waiting("waiting for nothing")
 
     buggy = dataclasses.replace(table, steps=(dataclasses.replace(table.steps[0], until=trips), *table.steps[1:]))
-    monkeypatch.setitem(engine.PROCEDURES, "stop", buggy)
+    monkeypatch.setitem(procedure.PROCEDURES, "stop", buggy)
 
     async def told(world: World) -> None:
         await world.act(world.servers[0], front.stop)
@@ -205,7 +205,7 @@ def test_a_bug_in_one_procedure_does_not_stop_the_others(monkeypatch: pytest.Mon
         assert operations(world, "stop")[0].state == RUNNING
         faults = [event for event in world.trace.events() if "a bug" in event.text]
         assert 1 < len(faults) < 40, "told each time the timer looks again, and not in a busy loop"
-        monkeypatch.setitem(engine.PROCEDURES, "stop", table)
+        monkeypatch.setitem(procedure.PROCEDURES, "stop", table)
         await world.settle()
         assert operations(world, "stop")[0].state == DONE, "mended, it goes on where it was"
 

@@ -10,7 +10,7 @@ from virga.domain.image import new_image_row
 from virga.domain.placement import Host
 from virga.domain.server import Server
 from virga.ops import front
-from virga.ops.engine import PROCEDURES
+from virga.ops.procedure import PROCEDURES
 from virga.sim.world import BIG, NETWORK_ID, World
 
 
@@ -149,6 +149,7 @@ def test_killed_before_and_after_each_commit_and_effect(scenario: Scenario) -> N
 
 def test_a_build_that_fails_on_one_host_comes_up_on_another() -> None:
     from tests.ops.five import play
+
     from virga.domain.server import ACTIVE
 
     async def ask(world: World, server_id: str) -> None:

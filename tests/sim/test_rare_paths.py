@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from virga.ops.engine import PROCEDURES
+from virga.ops.procedure import PROCEDURES
 from virga.sim.loop import SimLoop
 from virga.sim.plan import Plan, founding_plan, workload_plan
 from virga.sim.runner import Runner, snapshot_of

@@ -13,8 +13,8 @@ from virga.domain.operation import RUN
 from virga.domain.server import ACTIVE, ERROR, POWER, Fault
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, open_binding, unbind
-from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.guests import spec_args
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 FAULT_CHARS_MAX = 255

@@ -13,8 +13,8 @@ from virga.domain.server import DELETED, ERROR
 from virga.ops import placing
 from virga.ops.bindings import unbind
 from virga.ops.boot import fault
-from virga.ops.engine import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.ports import release_port
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.waits import both, is_away, ports_of, wait_guest
 from virga.store.db import Tx
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from virga.domain.operation import COMMAND_DONE, Command
 from virga.domain.port import Binding, Port, Wiring
 from virga.ops.bindings import activate_binding, open_binding, unbind
-from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure, waiting
 from virga.ops.ports import nic_of, release_port
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure, waiting
 from virga.ops.waits import host_note, is_away
 
 

@@ -12,8 +12,8 @@ from functools import partial
 from virga.domain.operation import CRASHED, PAUSE, RUN, STOP, SUSPEND, Guest
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, STOPPED, SUSPENDED
 from virga.ops.boot import fault
-from virga.ops.engine import Procedure, Run, StepDef, Verdict, at_once, procedure
 from virga.ops.guests import spec_args
+from virga.ops.procedure import Procedure, Run, StepDef, Verdict, at_once, procedure
 from virga.ops.waits import answered, both, wait_guest, wait_wired
 
 # what a guest's state means for its server, outside any operation: guest state -> (vm_state, power_state)

@@ -16,9 +16,9 @@ from virga.domain.server import ACTIVE, ERROR, POWER, STOPPED
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
-from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.guests import spec_args
 from virga.ops.power import as_reported
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.waits import answered, both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 

@@ -21,7 +21,7 @@ from virga.domain.operation import ABSENT, CRASHED, OPEN, PAUSE, PENDING, RUN, S
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESCUED, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
 from virga.ops.delete import MOVE_OPEN
-from virga.ops.engine import queue
+from virga.ops.procedure import queue
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
 from virga.store.db import Db, Op, Tx

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from virga.domain.operation import RUN, Guest
 from virga.domain.server import POWER, RESCUED
-from virga.ops.engine import Run, StepDef, at_once, procedure
 from virga.ops.guests import image_args, spec_args
 from virga.ops.power import act, acted, as_reported, show
+from virga.ops.procedure import Run, StepDef, at_once, procedure
 
 
 def act_rescue(run: Run) -> None:

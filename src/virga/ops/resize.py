@@ -17,8 +17,8 @@ from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSp
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
-from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.guests import spec_args
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.waits import both, ports_of, wait_disk, wait_gone, wait_guest, wait_wired
 
 

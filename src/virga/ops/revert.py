@@ -19,8 +19,8 @@ from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSp
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
-from virga.ops.engine import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.guests import spec_args
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.resize import migration_of, power_of, set_migration
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 

@@ -17,10 +17,10 @@ from virga.domain.server import ACTIVE, ERROR, POWER, SHELVED, SHELVED_OFFLOADED
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, open_binding, unbind
 from virga.ops.boot import fault, place, placed, unplace
-from virga.ops.engine import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.guests import spec_args
 from virga.ops.interfaces import answered
 from virga.ops.power import as_reported
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 from virga.store.db import Tx
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from virga.domain.operation import ABSENT
 from virga.domain.placement import UP
 from virga.domain.port import Binding, Port, Wiring
-from virga.ops.engine import Run, Verdict, failed, good, waiting
+from virga.ops.procedure import Run, Verdict, failed, good, waiting
 
 
 def host_note(run: Run, host: str) -> str:

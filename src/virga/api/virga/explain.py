@@ -14,7 +14,8 @@ from virga.domain.operation import OPEN, PENDING, RUNNING, Command, Guest, Migra
 from virga.domain.placement import UP, Host
 from virga.domain.port import Binding, Port, Wiring
 from virga.domain.server import Server
-from virga.ops.engine import PATIENCE_S, PROCEDURES, Run, Verdict
+from virga.ops.engine import PATIENCE_S
+from virga.ops.procedure import PROCEDURES, Run, Verdict
 from virga.store.db import Tx
 
 COMMANDS_MAX = 200
