@@ -12,6 +12,11 @@ Prints one line a figure and writes bench/real.json. Exit code 1 when something 
 """
 from __future__ import annotations
 
+import sys
+
+if sys.path and sys.path[0].endswith("bench"):  # this folder has an http.py that is not the one of the standard library
+    sys.path[0] = sys.path[0][:-len("/bench")] or "/"
+
 import argparse
 import asyncio
 import json
@@ -20,13 +25,10 @@ import random
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from virga.cli_client import Client, ClientError, find_login
 from virga.cli_demo import Child
@@ -76,6 +78,7 @@ class Bench:
         self.chance = random.Random(seed)
         self.figures: dict[str, Any] = {}
         self.bad: list[str] = []
+        self.mine: set[str] = set()
 
     def say(self, name: str, value: Any, unit: str = "") -> None:
         self.figures[name] = value
@@ -86,11 +89,13 @@ class Bench:
 
     # wired and gap --------------------------------------------------------------------------------------------------
     async def one_guest(self, what: set[str]) -> None:
+        before = namespaces()
         with tempfile.TemporaryDirectory(prefix="virga-bench-") as folder:
             child = self.child(folder, 2)
             try:
                 began = time.monotonic()
                 await child.ready(120)
+                self.mine = namespaces() - before
                 self.say("two emulated hosts connected after", time.monotonic() - began, "s (goal under 5)")
                 async with Client(find_login(folder)) as client:
                     founding = RealFounding(self.env, client, servers=1, say=lambda phase, done: None, folder=Path(folder), timeout_s=240)
@@ -108,23 +113,26 @@ class Bench:
     async def wired(self, client: Client, founding: RealFounding) -> None:
         server = founding.servers[0]["id"]
         host = (await client.get("compute", f"/servers/{server}"))["server"]["OS-EXT-SRV-ATTR:host"]
-        space = next(name for name in namespaces() if name.endswith(host))
+        space = next(name for name in self.mine if name.endswith(host))
         network = (await client.get("network", "/v2.0/networks?name=private"))["networks"][0]["id"]
         took: list[float] = []
+        seen: dict[str, float] = {}
+        watch = await asyncio.create_subprocess_exec("ip", "netns", "exec", space, "ip", "monitor", "link", stdout=subprocess.PIPE)
+        reader = asyncio.ensure_future(_note_taps(watch, seen))
+        await asyncio.sleep(2)
         for _ in range(ATTACHES):
             port = (await client.post("network", "/v2.0/ports", {"port": {"network_id": network}}))["port"]["id"]
-            watch = await asyncio.create_subprocess_exec("ip", "netns", "exec", space, "ip", "monitor", "link", stdout=subprocess.PIPE)
-            await asyncio.sleep(0.1)
-            made = asyncio.ensure_future(_tap_seen(watch, "tap" + port[:11]))
             await client.post("compute", f"/servers/{server}/os-interface", {"interfaceAttachment": {"port_id": port}})
             end = time.monotonic() + 30
             while (await client.get("network", f"/v2.0/ports/{port}"))["port"]["status"] != "ACTIVE" and time.monotonic() < end:
                 await asyncio.sleep(0.002)
             active = time.monotonic()
-            took.append(active - await asyncio.wait_for(made, 5))
-            watch.kill()
-            await watch.wait()
+            await asyncio.sleep(0.2)
+            took.append(active - seen["tap" + port[:11]])
             await self._detached(client, server, port)
+        watch.kill()
+        await watch.wait()
+        reader.cancel()
         self.say("tap made -> port ACTIVE, p50", statistics.median(took), "s (goal under 0.150)")
         self.say("tap made -> port ACTIVE, worst", max(took), "s")
         polling = POLL_INTERVAL_S / 2 + statistics.median(took)
@@ -244,12 +252,13 @@ class Bench:
                     continue
 
 
-async def _tap_seen(watch: asyncio.subprocess.Process, tap: str) -> float:
+async def _note_taps(watch: asyncio.subprocess.Process, seen: dict[str, float]) -> None:
+    """When the kernel first told of each tap."""
     assert watch.stdout is not None
     async for line in watch.stdout:
-        if tap.encode() in line:
-            return time.monotonic()
-    raise AssertionError(f"{tap} was never made")
+        for word in line.decode().replace(":", " ").split():
+            if word.startswith("tap"):
+                seen.setdefault(word.partition("@")[0], time.monotonic())
 
 
 def main() -> int:

@@ -36,6 +36,7 @@ from virga.runtime.env import Env
 ALIAS = "virga"
 FLOOD = "00:00:00:00:00:00"
 DEVICE_NAME_MAX = 15
+VIEW_RETRY_S = 2.0
 
 
 class WiringOptions(msgspec.Struct, frozen=True):
@@ -104,6 +105,7 @@ class LinuxBridgeWiring:
         self._taps: dict[str, tuple[str, int]] = {}  # device -> (port id, generation), as the kernel says
         self._dirty = asyncio.Event()
         self._view_error = ""
+        self._retrying = False
 
     # life -----------------------------------------------------------------------------------------------------------
     async def open(self, changed: Callable[[str], None]) -> None:
@@ -182,7 +184,10 @@ class LinuxBridgeWiring:
 
     # view -----------------------------------------------------------------------------------------------------------
     async def apply(self, view: dict[str, Any]) -> None:
-        """Take a new view into effect: filter, flood lists, services, routers; and drop networks nobody here needs any more."""
+        """Take a new view into effect: filter, flood lists, services, routers; and drop networks nobody here needs any more.
+
+        Raises DriverError when part of it could not be had; that part is tried again.
+        """
         try:
             fresh = read_view(view)
         except ValueError as error:
@@ -195,6 +200,8 @@ class LinuxBridgeWiring:
             partial.write_bytes(msgspec.json.encode(fresh))
             partial.rename(self.folder / "view.json")
         await self._settle()
+        if self._view_error:
+            raise DriverError(self._view_error)
 
     async def _settle(self, again: bool = False) -> None:
         """Make the host as the view says. Idempotent; trouble with one network does not keep the others waiting."""
@@ -222,10 +229,19 @@ class LinuxBridgeWiring:
                     errors.append(str(error))
             await self._drop_unneeded(view, needed)
             self._view_error = "; ".join(errors)
+            if errors and not self._retrying:
+                self._retrying = True
+                self.env.spawn(self._retry_soon(), "wiring-retry")
             turn, self._turn = self._turn, asyncio.Event()
             turn.set()
         for port in view.ports:
             self._changed(port.id)
+
+    async def _retry_soon(self) -> None:
+        """What a view asks for and could not be had (a device still being removed, a daemon that did not start) is tried again before the slow resync."""
+        await self.env.sleep(VIEW_RETRY_S)
+        self._retrying = False
+        self._dirty.set()
 
     def _uplinks(self, view: HostView) -> dict[str, str]:
         found = {}
