@@ -6,7 +6,7 @@ touch anything but `tx` and its arguments. State, operation and outbox change in
 the commit. `read` closures see one snapshot and may not write.
 Live: WAL, synchronous=FULL, one writer thread that commits all waiting closures together (each in its own savepoint), reads on the loop through a
 second connection. Simulated: one connection, inline, a yield before and after, which is where the thread would have let others run.
-A second engine (PostgreSQL) implements `Db` and must pass tests/store unchanged.
+Another engine implements `Db` and must pass tests/store unchanged, as the simulator's does (memory.py).
 """
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Tx:
 
     def hint(self, *names: str) -> None:
         """Wake whoever looks at these rows after the commit, e.g. 'op:<id>', 'server:<id>', 'outbox:<host>'. Carries no data."""
-        self.hints.update(dict.fromkeys(names))
+        for name in names:
+            self.hints[name] = None
 
     def emit(self, kind: str, src: str, dst: str, text: str, **about: Any) -> None:
         """Record a trace event if and when this transaction commits."""
@@ -225,7 +226,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 class _Base:
-    """What both SQLite engines share: running one closure and telling the world after the commit."""
+    """What the engines share: running one closure and telling the world after the commit."""
 
     def __init__(self, env: Env, trace: Trace) -> None:
         self._env = env

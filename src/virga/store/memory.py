@@ -19,9 +19,10 @@ from virga.domain.row import Row
 from virga.runtime.env import Env
 from virga.runtime.trace import Trace
 from virga.store.db import Closure, Exists, Tx, _Base
-from virga.store.memory_order import Test, behind_marker, condition, sort_key
-from virga.store.memory_tables import Moved, Plan, Shape, Table, Tables, copied, plan_of
-from virga.store.rows import Op, R
+from virga.store.memory_find import select
+from virga.store.memory_order import behind_marker, sort_key
+from virga.store.memory_tables import Moved, Plan, Table, Tables, copied, plan_of
+from virga.store.rows import R
 
 T = TypeVar("T")
 # (table, key, what was there, what moved or its serial); nothing was there before an insert; no table: a counter
@@ -89,7 +90,15 @@ class MemoryTx(Tx):
             at = _as_key(plan, key)
             old = table.rows.get(at)
         if old is not None:
-            self._write(table, at, old, _changes(plan, changes), moved)
+            kept = _changes(plan, changes)
+            if moved.involved is None and not moved.key:  # the usual case, without detours
+                new = table.rows[at] = copied(old)
+                for name, value in kept.items():
+                    setattr(new, name, value)
+                self._undo.append((table, at, old, moved))
+                self._tables.changes += 1
+            else:
+                self._write(table, at, old, kept, moved)
         if seen is not None:
             self._seen[place] = _replace(seen, **changes)
         return 0 if old is None else 1
@@ -107,7 +116,7 @@ class MemoryTx(Tx):
     def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
         plan = plan_of(row_type)
         moved = plan.moved_by(tuple(changes))
-        found = self._select(plan, conditions) if conditions else []
+        found = select(self._tables.table(row_type), conditions) if conditions else []
         self._seen.clear()
         kept = _changes(plan, changes) if found else {}
         table = self._tables.own(row_type)
@@ -122,7 +131,7 @@ class MemoryTx(Tx):
 
     def delete_where(self, row_type: type[Row], **conditions: Any) -> int:
         plan = plan_of(row_type)
-        found = self._select(plan, conditions) if conditions else []
+        found = select(self._tables.table(row_type), conditions) if conditions else []
         self._seen.clear()
         table = self._tables.own(row_type)
         for old in found:
@@ -133,8 +142,12 @@ class MemoryTx(Tx):
         self, row_type: type[R], *, sort: Sequence[tuple[str, bool]] = (), limit: int | None = None,
         after: Row | None = None, **conditions: Any,
     ) -> list[R]:
-        plan = plan_of(row_type)
-        found = self._select(plan, conditions)
+        table = self._tables.table(row_type)
+        plan, found = table.plan, select(table, conditions)
+        if len(found) < 2 and after is None and limit is None:
+            for name, _ in sort:
+                plan.column(name)
+            return [plan.out(found[0])] if found else []
         if after is not None:
             behind = behind_marker(plan, sort, after)
             found = [row for row in found if behind(row)]
@@ -148,12 +161,12 @@ class MemoryTx(Tx):
         return [out(row) for row in found]
 
     def count(self, row_type: type[Row], **conditions: Any) -> int:
-        return len(self._select(plan_of(row_type), conditions))
+        return len(select(self._tables.table(row_type), conditions))
 
     def raw(self, row_type: type[Row], columns: Sequence[str], **conditions: Any) -> list[tuple[Any, ...]]:
         """Some columns of the rows that meet the conditions, as they are kept (JSON as text): what a SELECT would give. Only inside store/."""
         read = operator.attrgetter(*columns) if len(columns) > 1 else lambda row: (getattr(row, columns[0]),)
-        return [read(row) for row in self._select(plan_of(row_type), conditions)]
+        return [read(row) for row in select(self._tables.table(row_type), conditions)]
 
     def next_number(self, counter: str) -> int:
         before = self._tables.counters.get(counter, 0)
@@ -233,78 +246,6 @@ class MemoryTx(Tx):
             else:
                 table.add(key, old, more)
 
-    # finding --------------------------------------------------------------------------------------------------------
-    def _select(self, plan: Plan, conditions: dict[str, Any]) -> list[Any]:
-        """The kept rows that meet the conditions, in the order of their serials."""
-        table = self._tables.table(plan.type)
-        rows = table.rows
-        shape = plan.shape_of(conditions)
-        if shape is not None:
-            return _by_shape(table, shape, tuple(conditions.values()))
-        led = ""  # the column by which the rows were found: it need not be compared again
-        tests: list[tuple[str, Test]] = []
-        equals: list[tuple[str, Any]] = []
-        keys: Any = None
-        wide: Any = None
-        for name, value in conditions.items():
-            column = plan.columns.get(name) or plan.column(name)
-            kind = type(value)
-            if kind in _MANY or kind is Op:
-                tests.append((name, condition(column, value)))
-                if kind is not Op and wide is None and (name in plan.ways or (plan.single and name == plan.key[0])):
-                    wide = (name, value)
-                continue
-            if kind is not column.kind and value is not None:
-                value = column.raw(value)
-            equals.append((name, value))
-            for place in plan.ways.get(name, ()):
-                only = plan.lookups[place].only
-                if only is None or _within(only, conditions):
-                    bucket = table.lookups[place].get(value)
-                    if bucket is None:
-                        return []
-                    if keys is None or len(bucket) < len(keys):
-                        keys, led = bucket, name
-            if plan.single and name == plan.key[0]:
-                keys, led = (value,) if value in rows else (), name
-        if keys is None and wide is not None:
-            keys = _many_keys(plan, table, *wide)
-        if keys is None:
-            found = list(rows.values()) if not table.disordered else [rows[key] for key in sorted(rows, key=table.serials.__getitem__)]
-        else:
-            found = [rows[key] for key in (sorted(keys, key=table.serials.__getitem__) if len(keys) > 1 else keys)]
-        for name, wanted in equals:
-            if name != led:
-                found = [row for row in found if getattr(row, name) == wanted]
-        for name, test in tests:
-            found = [row for row in found if test(getattr(row, name))]
-        return found
-
-
-def _by_shape(table: Table, shape: Shape, values: tuple[Any, ...]) -> list[Any]:
-    """The usual find: every condition is plain equality."""
-    rows, read = table.rows, shape.read
-    wanted = values if len(values) > 1 else values[0]
-    if shape.key is not None:
-        row = rows.get(values[shape.key])
-        return [row] if row is not None and read(row) == wanted else []
-    keys: Any = None
-    for way in shape.ways:
-        if way.only is None or way.only.holds(values[way.guard]):
-            bucket = table.lookups[way.place].get(values[way.value])
-            if bucket is None:
-                return []
-            if keys is None or len(bucket) < len(keys):
-                keys = bucket
-    if keys is None:
-        keys = rows if not table.disordered else sorted(rows, key=table.serials.__getitem__)
-    elif len(keys) > 1:
-        keys = sorted(keys, key=table.serials.__getitem__)
-    return [row for row in [rows[key] for key in keys] if read(row) == wanted]
-
-
-_MANY = frozenset((list, tuple, set, frozenset))
-
 
 def _kept(plan: Plan, row: Row) -> Any:
     try:
@@ -331,30 +272,6 @@ def _as_key(plan: Plan, key: Sequence[Any]) -> Any:
     values = [value if value is None or type(value) is plan.columns[name].kind else plan.columns[name].raw(value)
               for name, value in zip(plan.key, key, strict=True)]
     return values[0] if plan.single else tuple(values)
-
-
-def _within(only: Any, conditions: dict[str, Any]) -> bool:
-    """Whether the conditions say that a row is in a partial index."""
-    value = conditions.get(only.column)
-    if value is None or isinstance(value, Op):
-        return False
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(only.holds(item) for item in value)
-    return bool(only.holds(value))
-
-
-def _many_keys(plan: Plan, table: Table, name: str, values: Any) -> Any:
-    """Keys of the rows whose column has one of several values, or None when no lookup leads there."""
-    column = plan.columns[name]
-    wanted = [value if type(value) is column.kind else column.raw(value) for value in values if value is not None]
-    if plan.single and name == plan.key[0]:
-        return {value: None for value in wanted if value in table.rows}
-    for place in plan.ways.get(name, ()):
-        only = plan.lookups[place].only
-        if only is None or (only.column == name and all(only.holds(value) for value in wanted)):
-            way = table.lookups[place]
-            return {key: None for value in wanted for key in way.get(value, ())}
-    return None
 
 
 class MemoryDb(_Base):

@@ -361,7 +361,7 @@ class Tables:
 
     def own(self, row_type: type[Row]) -> Table:
         """The table to write to."""
-        found = self.table(row_type)
+        found = self._tables.get(row_type) or self.table(row_type)
         if found.frozen:
             found = self._tables[row_type] = found.copy()
         return found
