@@ -4,6 +4,7 @@ The hosts are network namespaces with a libvirtd each, the guests run under TCG;
 """
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -118,6 +119,16 @@ def until(look: Any, timeout_s: float, what: str) -> float:
             raise AssertionError(f"{what} did not come about in {timeout_s:g} s")
         time.sleep(0.05)
     return time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[None]:
+    """One run of these tests a machine: floating addresses are the same in every emulated cloud, and can be reached in one only."""
+    with open("/run/lock/virga-real-tests", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        until(lambda: not Path("/proc/net/fib_trie").exists() or "-- 172.24.4.1\n" not in Path("/proc/net/fib_trie").read_text(), 600,
+              "the address 172.24.4.1 being free (another cloud of emulated hosts runs on this machine)")
+        yield
 
 
 @pytest.fixture(scope="session")

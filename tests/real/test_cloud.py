@@ -84,7 +84,7 @@ async def running(tmp_path: Path, hosts: int) -> AsyncIterator[Child]:
         child.stop()
 
 
-def test_two_real_guests_on_two_hosts(tmp_path: Path, guest_image: Path) -> None:
+def test_two_real_guests_on_two_hosts(tmp_path: Path, guest_image: Path, alone: None) -> None:
     before = lab_namespaces()
 
     async def story() -> None:
@@ -199,7 +199,7 @@ async def snapshot_boots(it: Story) -> None:
     assert await it.shell(1, "cat /root/shot") == "shot"
 
 
-def test_nothing_is_left_when_the_cloud_is_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_cloud_is_killed(tmp_path: Path, alone: None) -> None:
     before = lab_namespaces()
     child = subprocess.Popen([sys.executable, "-m", "virga.cli", "up", "--state", str(tmp_path), "--listen", "127.0.0.1:0", "--hosts", "1",
                               "--hypervisor", "libvirt", "--virt-type", "qemu"], stdout=subprocess.PIPE, text=True, start_new_session=True)

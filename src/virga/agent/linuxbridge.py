@@ -210,7 +210,6 @@ class LinuxBridgeWiring:
             errors: list[str] = []
             self.firewall.check()
             await self._load_filter(again)
-            self._served = view.version
             needed = self._needed_networks(view)
             for network in view.networks:
                 if network.id in needed:
@@ -222,6 +221,9 @@ class LinuxBridgeWiring:
                     except DriverError as error:
                         self._serving.discard(network.id)
                         errors.append(str(error))
+            # Ports are ready from here on; guests need not wait for routers and for the removal of what nobody uses.
+            self._served = view.version
+            self._move_on()
             for router in view.routers if self.options.services else []:
                 try:
                     await self.routers.ensure(router, view)
@@ -232,10 +234,13 @@ class LinuxBridgeWiring:
             if errors and not self._retrying:
                 self._retrying = True
                 self.env.spawn(self._retry_soon(), "wiring-retry")
-            turn, self._turn = self._turn, asyncio.Event()
-            turn.set()
+            self._move_on()
         for port in view.ports:
             self._changed(port.id)
+
+    def _move_on(self) -> None:
+        turn, self._turn = self._turn, asyncio.Event()
+        turn.set()
 
     async def _retry_soon(self) -> None:
         """What a view asks for and could not be had (a device still being removed, a daemon that did not start) is tried again before the slow resync."""
@@ -383,7 +388,7 @@ class LinuxBridgeWiring:
             async with asyncio.timeout(self.options.view_wait_s):
                 while True:
                     port = self.view.port(nic.port_id)
-                    if port is not None and port.generation >= nic.generation and self._in_effect(port) and not self._work.locked():
+                    if port is not None and port.generation >= nic.generation and self._in_effect(port):
                         return
                     await self._turn.wait()
         except TimeoutError as error:
