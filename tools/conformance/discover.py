@@ -119,9 +119,10 @@ def seed_roles(cloud: Cloud) -> list[str]:
     return made
 
 
-def public_images(cloud: Cloud, base: str) -> list[str]:
+def public_images(cloud: Cloud, base: str, name: str = "") -> list[str]:
+    """Ids of images that every project sees; of that name only, if one is given."""
     found = cloud.rows(base + "/images?status=active&limit=50", "images")
-    return [i["id"] for i in found if i.get("visibility") == "public"]
+    return [i["id"] for i in found if i.get("visibility") == "public" and name in ("", i.get("name"))]
 
 
 def seed_images(cloud: Cloud, base: str, content: bytes) -> list[str]:
@@ -223,7 +224,7 @@ def discover(
         base = re.sub(r"/v2(\.\d+)?$", "", image) + "/v2"
         if seed:
             made += seed_images(cloud, base, tiny.read_bytes())
-        ids = public_images(cloud, base)
+        ids = public_images(cloud, base, given.get("IMAGE_NAME", ""))
         values["IMAGE_REF"] = ids[0] if ids else ""
         values["IMAGE_REF_ALT"] = ids[1] if len(ids) > 1 else values["IMAGE_REF"]
         status, _, body = cloud.call("GET", base + "/info/import")

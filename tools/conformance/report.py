@@ -17,6 +17,7 @@ from typing import Any
 from fold import Verdict, count
 
 HERE = Path(__file__).resolve().parent
+MADE_BY = {"api": "conformance-all", "guest": "conformance-guest"}
 COLUMNS = ("passed", "failed", "skipped", "notrun")
 
 
@@ -38,7 +39,7 @@ def remark(list_name: str) -> dict[str, str]:
 
 
 def why(verdict: Verdict, known: list[tuple[re.Pattern[str], str]]) -> str:
-    for pattern, text in known:
+    for pattern, text in known if verdict.status == "skipped" else ():  # a decision explains a skip, never a failure
         if pattern.search(verdict.test):
             return text
     line = verdict.why.replace("|", "\\|").replace("<", "&lt;")
@@ -62,7 +63,7 @@ def page(verdicts: list[Verdict], took_s: float, values: dict[str, Any], args: a
         f"Judged by OpenStack's own tests (tempest {version('tempest')}), list `{args.list}`, run on {today} "
         f"with {args.workers} workers in {took_s / 60:.1f} minutes, "
         f"compute API up to {values.get('MAX_MICROVERSION') or '-'}.",
-        f"Made by one command (`make {'conformance-all' if args.list == 'api' else 'conformance'}`); nothing here is edited by hand. A skip is not a pass.",
+        f"Made by one command (`make {MADE_BY.get(args.list, 'conformance')}`); nothing here is edited by hand. A skip is not a pass.",
         "",
         f"**Passed {total['passed']} of {len(verdicts)}.**{rest}",
         "",
@@ -87,9 +88,20 @@ def page(verdicts: list[Verdict], took_s: float, values: dict[str, Any], args: a
             flag = " (excused by the guideline)" if "F" in marks.get(verdict.uuid, "") else ""
             lines.append(f"- {verdict.status}: `{verdict.name}` {verdict.uuid}{flag}")
         lines.append("")
-    if args.list != "api":
-        lines += long_list(args.report)
+    if args.list == "interop":
+        lines += with_guests(args.report) + long_list(args.report)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def with_guests(beside: Path) -> list[str]:
+    """What the last `make conformance-guest` found of the tests that log in to a guest; nothing where it was never run."""
+    other = beside.with_name("conformance-guest.md")
+    if not other.exists():
+        return []
+    told = other.read_text().splitlines()
+    head = [line for line in told if line.startswith(("Judged", "**Passed"))]
+    return ["", "## With real guests", "", "The tests of the fixed list that log in to a guest, on QEMU guests "
+            f"(`make conformance-guest`, [{other.name}]({other.name})).", *head]
 
 
 def long_list(beside: Path) -> list[str]:

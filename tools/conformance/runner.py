@@ -49,37 +49,29 @@ def arguments() -> argparse.Namespace:
     )
     where.add_argument("--clouds", type=Path, help="a clouds.yaml to read address and password from")
     where.add_argument("--cloud", help="its entry (default: virga, or the first one)")
-    where.add_argument(
-        "--password", help="of the admin user (default: $VIRGA_ADMIN_PASSWORD or $OS_PASSWORD)"
-    )
-    where.add_argument(
-        "--start", action="store_true", help="start a `virga up` of its own and stop it afterwards"
-    )
+    where.add_argument("--password", help="of the admin user (default: $VIRGA_ADMIN_PASSWORD or $OS_PASSWORD)")
+    where.add_argument("--start", action="store_true", help="start a `virga up` of its own and stop it afterwards")
     where.add_argument("--hosts", type=int, default=2, help="emulated hosts with --start (default 2)")
+    where.add_argument(
+        "--hypervisor",
+        choices=("fake", "libvirt"),
+        default="fake",
+        help="with --start (default fake; libvirt needs root)",
+    )
     where.add_argument("--port", type=int, default=0, help="port with --start (default: a free one)")
-    where.add_argument(
-        "--no-seed", action="store_true", help="make nothing that is missing (roles, images, flavors)"
-    )
-    where.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a value of tempest.conf.in"
-    )
+    where.add_argument("--no-seed", action="store_true", help="make nothing that is missing (roles, images, flavors)")
+    where.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a value of tempest.conf.in")
     where.add_argument("--insecure", action="store_true", help="do not check the certificate")
     what = parser.add_argument_group("the tests")
     what.add_argument("--list", help="interop, api, or a file with one regular expression a line")
-    what.add_argument(
-        "--only", help="regular expression on the test's name; alone it searches all of tempest"
-    )
-    what.add_argument(
-        "--skip", help="regular expression of tests to leave out of this run (never used for the report)"
-    )
+    what.add_argument("--only", help="regular expression on the test's name; alone it searches all of tempest")
+    what.add_argument("--skip", help="regular expression of tests to leave out of this run (never used for the report)")
     what.add_argument("--again", action="store_true", help="only the tests that did not pass last time")
     what.add_argument("--workers", type=int, default=2)
     what.add_argument("--limit", type=int, default=3600, help="seconds for the whole run")
     show = parser.add_argument_group("the result")
     show.add_argument("--report", type=Path, help="write the page of results to this file")
-    show.add_argument(
-        "--out", type=Path, default=OUT, help="folder of result.json and details (default: %(default)s)"
-    )
+    show.add_argument("--out", type=Path, default=OUT, help="folder of result.json and details (default: %(default)s)")
     show.add_argument("--traces", action="store_true", help="print the whole text of each failure")
     show.add_argument("--show", action="store_true", help="print the selected tests and stop")
     return parser.parse_args()
@@ -97,7 +89,7 @@ def free_port() -> int:
 class OwnCloud:
     """`virga up` on a throw-away state folder; stopped by its pid, folder removed."""
 
-    def __init__(self, hosts: int, port: int, out: Path) -> None:
+    def __init__(self, hosts: int, port: int, out: Path, hypervisor: str = "fake") -> None:
         self.out = out
         self.port = port or free_port()
         self.password = secrets.token_urlsafe(18)
@@ -112,10 +104,17 @@ class OwnCloud:
             "--state",
             str(self.state / "cloud"),
         ]
-        command += ["--listen", f"127.0.0.1:{self.port}"]
+        command += ["--listen", f"127.0.0.1:{self.port}", "--hypervisor", hypervisor]
+        if hypervisor == "libvirt":
+            command += ["--virt-type", "qemu"]
+        self.ready_timeout_s = READY_TIMEOUT_S * (4 if hypervisor == "libvirt" else 1)
         # The rules of [identity] are off by default, as upstream; tempest knows them by these figures.
         config = self.state / "cloud.toml"
-        config.write_text("[identity]\nlockout_failure_attempts = 2\nlockout_duration = 5.0\nunique_last_password_count = 2\n")
+        config.write_text(
+            "[identity]\nlockout_failure_attempts = 2\nlockout_duration = 5.0\nunique_last_password_count = 2\n"
+            # An emulated snapshot is over in milliseconds; a real one lasts long enough for a second request to meet it.
+            "[fake.delay_s]\nsnapshot = 0.5\n"
+        )
         command += ["--config", str(config)]
         environment = os.environ | {"VIRGA_ADMIN_PASSWORD": self.password}
         environment.pop("PYTHONPATH", None)
@@ -124,7 +123,7 @@ class OwnCloud:
         )
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + self.ready_timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise Refused(f"virga up ended with code {self.process.returncode}:\n{self.tail()}")
@@ -135,7 +134,7 @@ class OwnCloud:
             except OSError:
                 pass
             time.sleep(0.2)
-        raise Refused(f"virga up did not answer within {READY_TIMEOUT_S:.0f} s:\n{self.tail()}")
+        raise Refused(f"virga up did not answer within {self.ready_timeout_s:.0f} s:\n{self.tail()}")
 
     def tail(self) -> str:
         return "\n".join((self.state / "virga.log").read_text(errors="replace").splitlines()[-25:])
@@ -183,9 +182,7 @@ def given_cloud(args: argparse.Namespace) -> Cloud:
     if not args.url:
         raise Refused("say which cloud: --url, --clouds or --start")
     if not password:
-        raise Refused(
-            "say the admin password: --password, $VIRGA_ADMIN_PASSWORD or --clouds state/clouds.yaml"
-        )
+        raise Refused("say the admin password: --password, $VIRGA_ADMIN_PASSWORD or --clouds state/clouds.yaml")
     return Cloud(identity_url(args.url), password, insecure=args.insecure)
 
 
@@ -198,9 +195,7 @@ def patterns(name: str) -> list[str]:
     if not path.exists():
         path = Path(name)
     if not path.exists():
-        raise Refused(
-            f"no list {name!r}; there are: {', '.join(p.stem for p in (HERE / 'lists').glob('*.txt'))}"
-        )
+        raise Refused(f"no list {name!r}; there are: {', '.join(p.stem for p in (HERE / 'lists').glob('*.txt'))}")
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
     return [line for line in lines if line]
 
@@ -215,9 +210,7 @@ def all_tests(work: Path) -> list[str]:
     )
     if found.returncode != 0:
         raise Refused("stestr list failed:\n" + (found.stderr or found.stdout)[-2000:])
-    return [
-        line.strip() for line in found.stdout.splitlines() if re.match(r"^[\w.]+\.[\w.]+(\[|$)", line.strip())
-    ]
+    return [line.strip() for line in found.stdout.splitlines() if re.match(r"^[\w.]+\.[\w.]+(\[|$)", line.strip())]
 
 
 def choose(tests: list[str], args: argparse.Namespace) -> list[str]:
@@ -276,13 +269,9 @@ def prepare_folder(work: Path) -> None:
 def execute(work: Path, chosen: list[str], workers: int, limit_s: int) -> Path:
     (work / "load.txt").write_text("\n".join(chosen) + "\n")
     stream = work / "run.subunit"
-    command = stestr(
-        work, "run", "--subunit", "--concurrency", str(workers), "--load-list", str(work / "load.txt")
-    )
+    command = stestr(work, "run", "--subunit", "--concurrency", str(workers), "--load-list", str(work / "load.txt"))
     with stream.open("wb") as out, (work / "run.err").open("wb") as err:
-        run = subprocess.Popen(
-            command, cwd=work, stdout=out, stderr=err, env=environment(work), start_new_session=True
-        )
+        run = subprocess.Popen(command, cwd=work, stdout=out, stderr=err, env=environment(work), start_new_session=True)
         try:
             run.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -322,6 +311,8 @@ def connect(args: argparse.Namespace, own: OwnCloud | None) -> Cloud:
     if own is None:
         return given_cloud(args)
     own.wait_ready()
+    if "floating IPs will not be reachable" in own.tail():
+        raise Refused("another cloud on this machine holds the external gateway's address: guests could not be logged into; stop it first")
     return Cloud(identity_url(own.url), own.password)
 
 
@@ -330,6 +321,10 @@ def judge(args: argparse.Namespace, cloud: Cloud, work: Path) -> int:
     given = dict(pair.split("=", 1) for pair in args.set)
     if args.start:
         given.setdefault("SECURITY_COMPLIANCE", "true")
+    if args.hypervisor == "libvirt":
+        # guests that can be logged into: the guest image's user, and time for a guest that boots under emulation
+        for name, value in (("SSH", "true"), ("SSH_USER", "virga"), ("IMAGE_NAME", "virga-guest"), ("TIMEOUT", "200")):
+            given.setdefault(name, value)
     values, made = discover(cloud, work, given, seed=not args.no_seed)
     render(values, work)
     services = [name for name in ("nova", "glance", "neutron", "cinder") if values[f"HAS_{name.upper()}"]]
@@ -370,7 +365,7 @@ def main() -> int:
             print("\n".join(choose(all_tests(work), args)))
             return 0
         if args.start:
-            own = OwnCloud(args.hosts, args.port, args.out)
+            own = OwnCloud(args.hosts, args.port, args.out, args.hypervisor)
         return judge(args, connect(args, own), work)
     except Refused as refusal:
         print(f"conformance: {refusal}", file=sys.stderr)
