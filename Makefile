@@ -6,7 +6,7 @@ BIN := .venv/bin
 ROOT := $(filter 0,$(shell id -u))
 FAST := not slow$(if $(ROOT),, and not real)
 
-.PHONY: help setup dev demo up race sim test test-all bench conformance conformance-all demo-real guest lint types lock tempest real real-if-root clean
+.PHONY: help setup dev demo up race sim test test-all bench conformance conformance-all conformance-guest demo-real guest lint types lock tempest real real-if-root clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ conformance: setup tempest  ## the 227 interoperability tests of OpenStack; writ
 
 conformance-all: setup tempest  ## every tempest API test that needs no block storage and no guest log-in
 	@tools/conformance/run --start --list api --report docs/conformance-api.md $(ARGS)
+
+conformance-guest: setup tempest real guest  ## the interoperability tests that log in to a guest, on real guests (root, libvirt)
+	@tools/conformance/run --start --hypervisor libvirt --list guest --report docs/conformance-guest.md $(ARGS)
 
 real-if-root: setup
 ifeq ($(ROOT),0)
