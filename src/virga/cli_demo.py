@@ -63,6 +63,10 @@ class Child:
                 raise ClientError(f"the cloud {why}: {said}")
             await self.env.sleep(0.02)
 
+    def unreachable(self) -> bool:
+        """Whether the cloud has said that its guests cannot be reached from this machine."""
+        return "floating IPs will not be reachable" in self._said()
+
     def _said(self) -> str:
         """What this process has written so far (the log may hold earlier ones)."""
         with self.log.open("rb") as log:
@@ -201,6 +205,8 @@ class Demo:
     async def run(self, child: Child) -> Result:
         began = self.env.monotonic()
         await child.ready(START_TIMEOUT_S[self.hypervisor])
+        if child.unreachable():
+            raise ClientError("another cloud of emulated hosts runs on this machine and has its floating addresses; stop that one first")
         login = find_login(str(child.state))
         where = login.auth_url.removesuffix("/identity/v3")
         self._line(f"a fresh cloud is up at {where} after {self.env.monotonic() - began:.2f} s; its state is in {child.state}")
