@@ -29,6 +29,7 @@ from virga.runtime.env import Env
 T = TypeVar("T")
 THREADS = 4
 STATE_POLL_S = 0.05
+DAEMON_WAIT_S, DAEMON_POLL_S = 20.0, 0.2  # a service manager starts libvirtd again within a second or two
 DETACH_WAIT_S, DETACH_POLL_S = 20.0, 0.1
 CONSOLE_MAX_BYTES = 1 << 20
 KEEPALIVE_S, KEEPALIVE_COUNT = 5, 4
@@ -157,20 +158,28 @@ class LibvirtHypervisor:
             self._hint(server_id)
 
     async def _call(self, work: Callable[[Any], T], doing: str) -> T:
-        """Run `work(connection)` in a thread. A connection that broke under it is opened again once. Raises DriverError."""
-        for last in (False, True):
-            connection = await self._connect()
+        """Run `work(connection)` in a thread. A daemon that went away is waited for, since guests outlive it and so must what was asked of it; all
+        work is such that doing it twice harms nothing. Raises DriverError.
+        """
+        end = self.env.monotonic() + DAEMON_WAIT_S
+        while True:
+            patient = self.env.monotonic() < end and not self._closed
+            try:
+                connection = await self._connect()
+            except DriverError:
+                if not patient:
+                    raise
+                await self.env.sleep(DAEMON_POLL_S)
+                continue
             try:
                 return await self._in_thread(functools.partial(work, connection))
             except self._lib.libvirtError as error:
                 lost = error.get_error_domain() == self._lib.VIR_FROM_RPC or (error.get_error_code() in (
                     self._lib.VIR_ERR_INTERNAL_ERROR, self._lib.VIR_ERR_SYSTEM_ERROR, self._lib.VIR_ERR_INVALID_CONN) and not await self._answers(connection))
-                if lost and not last:
-                    if self._connection is connection:
-                        self._connection = None
-                    continue
-                raise self._problem(error, doing) from error
-        raise AssertionError("the loop above always returns or raises")
+                if lost and self._connection is connection:
+                    self._connection = None
+                if not lost or not patient:
+                    raise self._problem(error, doing) from error
 
     async def _answers(self, connection: Any) -> bool:
         try:
