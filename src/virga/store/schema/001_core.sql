@@ -61,7 +61,8 @@ CREATE TABLE operations (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, server_id TEXT NOT NULL, project_id TEXT NOT NULL, user_id TEXT NOT NULL, request_id TEXT NOT NULL,
   epoch INTEGER NOT NULL, state TEXT NOT NULL, position INTEGER NOT NULL, input TEXT NOT NULL, notes TEXT NOT NULL, waiting TEXT NOT NULL,
   waiting_since REAL, deadline_at REAL, error TEXT NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL);
-CREATE INDEX operations_open ON operations (state) WHERE state IN ('running', 'undoing');
+-- whole, not partial: a partial index is not used for a condition whose value is bound
+CREATE INDEX operations_by_state ON operations (state);
 CREATE INDEX operations_by_server ON operations (server_id, started_at);
 -- rule: at most one open operation holds a server
 CREATE UNIQUE INDEX operations_one_a_server ON operations (server_id) WHERE state IN ('running', 'undoing');
@@ -74,7 +75,7 @@ CREATE TABLE commands (
   id TEXT PRIMARY KEY, host TEXT NOT NULL, verb TEXT NOT NULL, server_id TEXT NOT NULL, operation_id TEXT NOT NULL, step TEXT NOT NULL,
   epoch INTEGER NOT NULL, number INTEGER NOT NULL, state TEXT NOT NULL, args TEXT NOT NULL, error TEXT NOT NULL, result TEXT NOT NULL,
   made_at REAL NOT NULL, ended_at REAL);
-CREATE INDEX commands_open ON commands (host, number) WHERE state IN ('pending', 'accepted');
+CREATE INDEX commands_by_outbox ON commands (host, state, number);
 CREATE INDEX commands_by_operation ON commands (operation_id);
 CREATE INDEX commands_by_server ON commands (server_id, state);
 
