@@ -305,7 +305,7 @@ class Agent:
                 task.uncancel()
                 # An answer all the same: its outbox must not keep a command that nobody will take up again.
                 self.env.mark("agent.dropped_for_newer")
-                await self._finish(self._records[server_id], Result(actor.current.command_id, False, "dropped for a newer command"), [])
+                await self._finish(self._records[server_id], Result(actor.current.command_id, False, "dropped for a newer command"), looked=False)
         actor.task = actor.current = None
         del self._actors[server_id]
 
@@ -313,7 +313,7 @@ class Agent:
         record = self._records.setdefault(do.server_id, GuestRecord(do.server_id))
         if do.epoch < record.epoch:
             self.env.mark("agent.epoch_refused")
-            await self._finish(record, Result(do.command_id, False, f"refused: epoch {do.epoch} is older than {record.epoch}"), [])
+            await self._finish(record, Result(do.command_id, False, f"refused: epoch {do.epoch} is older than {record.epoch}"), looked=False)
             return
         record.epoch = do.epoch
         self.journal.put("guest/" + do.server_id, msgspec.to_builtins(record))
@@ -333,17 +333,19 @@ class Agent:
         await self.env.point("agent.after_effect", verb=do.verb)
         self._look(record, *await self._patiently(self._seen))
         record.seen = do.epoch
-        await self._finish(record, result, [self._fact(record)])
+        await self._finish(record, result, looked=True)
 
-    async def _finish(self, record: GuestRecord, result: Result, facts: list[GuestFact]) -> None:
-        wirings = [WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged")
-                   for port_id, generation in record.unplugged.items() if port_id not in record.nics]
-        record.unplugged = {}
+    async def _finish(self, record: GuestRecord, result: Result, *, looked: bool) -> None:
+        """Journal, then report: the result, and what was seen if somebody looked. Facts get their revisions in the moment they are sent: one made earlier
+        would be older than a Hello that slips in between, and would be dropped as stale."""
+        unplugged, record.unplugged = record.unplugged, {}
         self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
         await self.env.point("agent.half_journaled")
         self.journal.put("result/" + result.command_id, msgspec.to_builtins(result))
         await self.env.point("agent.before_report")
-        self._report(facts, wirings, [result])
+        wirings = [WiringFact(port_id, record.server_id, generation, False, self._next(), "unplugged")
+                   for port_id, generation in unplugged.items() if port_id not in record.nics]
+        self._report([self._fact(record)] if looked else [], wirings, [result])
 
     # changes nobody ordered -----------------------------------------------------------------------------------------
     def _guest_changed(self, server_id: str) -> None:
