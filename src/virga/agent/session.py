@@ -190,11 +190,13 @@ class Agent:
         facts: list[GuestFact] = []
         wirings: list[WiringFact] = []
         for record in self._records.values():
-            if not self._moved_on(record.server_id, begun):
+            at_rest = not self._moved_on(record.server_id, begun)
+            if at_rest:
                 self._look(record, guests, disks)
             for port_id, generation in record.nics.items():
-                record.wired[port_id] = bool(wired.get(port_id))
-                wirings.append(WiringFact(port_id, record.server_id, generation, record.wired[port_id], self._next()))
+                if at_rest:  # else the command at work knows better than a look from before it
+                    record.wired[port_id] = bool(wired.get(port_id))
+                wirings.append(WiringFact(port_id, record.server_id, generation, record.wired.get(port_id, False), self._next()))
             facts.append(self._fact(record))
         self._results = {command_id: (result, 0) for command_id, (result, _) in self._results.items()}
         if self._link is not None:
