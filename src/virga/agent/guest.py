@@ -247,11 +247,16 @@ class Hands:
 
     async def attach(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         nic = msgspec.convert(args["nic"], Nic)
-        await self._wire(record, nic)
-        await self.hypervisor.attach_nic(record.server_id, nic)
-        if record.spec is not None:
+        before = record.spec
+        if record.spec is not None:  # first, so that whoever takes over in the middle knows the card as the guest's own
             others = [item for item in record.spec.get("nics", []) if item["port_id"] != nic.port_id]
             record.spec = {**record.spec, "nics": [*others, args["nic"]]}
+        try:
+            await self._wire(record, nic)
+            await self.hypervisor.attach_nic(record.server_id, nic)
+        except DriverError:
+            record.spec = before
+            raise
         return {}
 
     async def detach(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class LinuxBridgeWiring:
         self._turn = asyncio.Event()  # set and replaced whenever `_served` or the view moved on
         self._work = asyncio.Lock()
         self._nets: dict[str, asyncio.Lock] = {}
+        self._bridges: dict[str, asyncio.Lock] = {}  # held while a tap comes to a bridge, and while a bridge is removed
         self._floods: dict[str, set[str]] = {}
         self._taps: dict[str, tuple[str, int]] = {}  # device -> (port id, generation), as the kernel says
         self._dirty = asyncio.Event()
@@ -280,19 +281,26 @@ class LinuxBridgeWiring:
             if network_id not in serving:
                 await self.services.remove(network_id)
                 self._serving.discard(network_id)
-        links = self._find_taps()
         bridges = {bridge_of(network_id) for network_id in needed}
-        own = tuple(self.options.physical_interface_mappings.values())
-        for link in list(links.values()):
+        for link in list(self._find_taps().values()):
             if link.kind == "bridge" and link.name.startswith("brq") and link.name not in bridges:
-                ports = [other for other in links.values() if other.master == link.index]
-                if any(port.name in self._taps for port in ports):
-                    continue  # a tap the view does not know yet keeps its bridge; the filter has shut it
-                dead = [f"link del {port.name}" for port in ports if port.kind in ("vxlan", "vlan") or port.name.startswith("tap")]
-                free = [f"link set {port.name} nomaster" for port in ports if port.name in own]
-                await ip_batch([*free, *dead, f"link del {link.name}"], force=True)
-                for port in ports:
-                    self._floods.pop(port.name, None)
+                async with self._bridges.setdefault(link.name, asyncio.Lock()):
+                    await self._drop_bridge(link.name)
+
+    async def _drop_bridge(self, name: str) -> None:
+        """Remove a bridge and what led out of it; a tap the view does not know yet keeps its bridge (the filter has shut it)."""
+        links = self._find_taps()
+        if name not in links:
+            return
+        ports = [other for other in links.values() if other.master == links[name].index]
+        if any(port.name in self._taps for port in ports):
+            return
+        own = tuple(self.options.physical_interface_mappings.values())
+        dead = [f"link del {port.name}" for port in ports if port.kind in ("vxlan", "vlan") or port.name.startswith("tap")]
+        free = [f"link set {port.name} nomaster" for port in ports if port.name in own]
+        await ip_batch([*free, *dead, f"link del {name}"], force=True)
+        for port in ports:
+            self._floods.pop(port.name, None)
 
     # devices --------------------------------------------------------------------------------------------------------
     async def _ensure_network(self, network: NetworkView) -> None:
@@ -359,8 +367,9 @@ class LinuxBridgeWiring:
     async def wire(self, nic: Nic) -> None:
         """See the Protocol. Raises DriverError 'timeout' when the controller's view of the port does not come."""
         network = self.view.network(nic.network_id) or nic_network(nic)
-        await self._ensure_network(network)
-        await self._ensure_tap(nic)
+        async with self._bridges.setdefault(nic.bridge, asyncio.Lock()):  # nobody takes the bridge away between its making and the tap
+            await self._ensure_network(network)
+            await self._ensure_tap(nic)
         await self._wait_for_view(nic)
 
     async def _ensure_tap(self, nic: Nic) -> None:

@@ -94,7 +94,12 @@ class Routers:
         status, out, _ = await attempt(["ip", "-n", namespace, "-j", "link"])
         there = {item["ifname"] for item in json.loads(out or "[]")} if status == 0 else set()
         outer = netlink.dump()
-        return all(device in there and tap_of(port.id) in outer for device, port, _ in self._ports(router))
+        return all(device in there and self._joined(outer, port) for device, port, _ in self._ports(router))
+
+    def _joined(self, links: dict[str, netlink.Link], port: RouterPortView) -> bool:
+        """Whether a port's outer end is there and in its network's bridge (which may have been made anew)."""
+        outer, bridge = links.get(tap_of(port.id)), links.get(bridge_of(port.network_id))
+        return outer is not None and bridge is not None and outer.master == bridge.index
 
     async def _devices(self, router: RouterView, namespace: str, mtus: dict[str, int]) -> None:
         out = await run(["ip", "-n", namespace, "-j", "address"])
@@ -111,6 +116,8 @@ class Routers:
                     f"link add {outer} mtu {mtu} type veth peer name {device} address {port.mac} mtu {mtu} netns {namespace}",
                     f"link set {outer} master {bridge_of(port.network_id)} up"])
                 await ip_batch([f"link set {device} up"], namespace)
+            elif not self._joined(netlink.dump(), port):
+                await ip_batch([f"link set {outer} master {bridge_of(port.network_id)} up"])
             have = there.get(device, set())
             await ip_batch([
                 *(f"address add {address} dev {device}" + (" nodad" if ":" in address else "") for address in addresses if address not in have),

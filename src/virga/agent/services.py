@@ -174,7 +174,10 @@ class Services:
         wanted = " ".join([bridge_of(network.id), inner, network.dhcp_mac, str(network.mtu), *addresses])
         mark = self._folder / network.id / "plugged"
         new = await namespaces.ensure(namespace)
-        if not new and mark.exists() and mark.read_text() == wanted and outer in netlink.dump():
+        links = netlink.dump()
+        bridge = links.get(bridge_of(network.id))
+        plugged = outer in links and bridge is not None and links[outer].master == bridge.index
+        if not new and plugged and mark.exists() and mark.read_text() == wanted:
             return
         if new:
             self._servers.pop(network.id, None)

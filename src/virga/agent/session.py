@@ -236,6 +236,8 @@ class Agent:
             self._link.send(Report(self._reports, guests, wirings, results))
 
     def _tell_wired(self, record: GuestRecord, nic: Nic, wired: bool, detail: str) -> None:
+        # On record before the guest starts on it: an agent that dies in between must not take the tap for a loose one and away from under its guest.
+        self.journal.put("guest/" + record.server_id, msgspec.to_builtins(record))
         self._report([], [WiringFact(nic.port_id, record.server_id, nic.generation, wired, self._next(), detail)], [])
 
     def _tell_trouble(self, record: GuestRecord, text: str) -> None:
