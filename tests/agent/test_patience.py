@@ -93,3 +93,43 @@ def test_many_hints_are_one_look() -> None:
         await stage.env.stop()
 
     asyncio.run(story())
+
+
+def test_an_agent_that_takes_over_leaves_the_taps_of_running_guests() -> None:
+    """kill -9 after the guest was started and before its command was answered: the next agent must not take its tap for a loose one."""
+    class Wiring(FakeWiring):
+        unwired: list[str] = []
+
+        async def unwire(self, port_id: str) -> None:
+            self.unwired.append(port_id)
+            await super().unwire(port_id)
+
+    async def story() -> None:
+        stage = Stage()
+        env, journal, machine = stage.env, stage.agent.journal, stage.hypervisor.machine
+        stage.env.fault_hook = lambda name, about: env.kill() if name.endswith("agent.after_effect") else None
+        env.spawn(stage.agent.run(), "agent")
+        await stage.until(Hello)
+        assert stage.there is not None
+        nic = {"port_id": "p1", "generation": 3, "mac": "fa:16:3e:00:00:01", "network_id": "n1"}
+        spec = {"server_id": "s1", "name": "a", "vcpus": 1, "ram_mb": 64, "disk_gb": 1, "nics": [nic]}
+        do = Do("c1", "create", "s1", 1, {"spec": spec, "power": "running"})
+        stage.there.send(do)
+        async with asyncio.timeout(10):
+            while env.alive:
+                await asyncio.sleep(0.01)
+        assert machine.guests() == {"s1": "running"}
+        second = Stage()
+        second.hypervisor.machine = machine
+        wiring = Wiring(second.env, machine)
+        second.agent.journal, second.agent.wiring, second.agent.hands.wiring = journal, wiring, wiring
+        second.env.spawn(second.agent.run(), "agent")
+        await second.until(Hello)
+        assert second.there is not None
+        second.there.send(Welcome(2))
+        second.there.send(do)
+        report = await second.until(Report, lambda frame: frame.results)
+        assert report.results[0].ok and wiring.unwired == []
+        await second.env.stop()
+
+    asyncio.run(story())
