@@ -228,10 +228,14 @@ class LibvirtHypervisor:
             for domain in connection.listAllDomains(0):
                 server_id = libvirt_xml.server_of(domain.name())
                 if server_id:
-                    with contextlib.suppress(self._lib.libvirtError):  # gone between the list and the look
+                    try:
                         found[server_id] = self._state(domain)
                         if found[server_id] == "running" and domain.isPersistent():
                             self._disks.arrived(server_id)
+                    except self._lib.libvirtError as error:
+                        # Only a guest that is gone may be left out: one that cannot be asked (a daemon coming up) must not look like one that is not there.
+                        if error.get_error_code() != self._lib.VIR_ERR_NO_DOMAIN:
+                            raise
             return found
 
         found = await self._call(look, "listing guests")
