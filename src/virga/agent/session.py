@@ -76,6 +76,7 @@ class Agent:
         self._revision = 0
         self._reports = 0
         self._hints = 0  # things that may have changed since the last look began
+        self._missed_once: set[str] = set()  # servers with taps here whose guest the last look did not find
         self._begun: dict[str, int] = {}  # server id -> commands begun
         self._lost = asyncio.Event()
         self._probes: dict[str, Probe] = {"console_log": self._console_log, "disk": self._disk}
@@ -151,16 +152,27 @@ class Agent:
                         self.trace.emit("fault", self.name, "", f"port {nic.port_id} is not wired: {error}", server=record.server_id)
         await self._unplug_loose(running, {})
         ours = {port_id for record in self._records.values() for port_id in record.nics}
+        if any(self._records[server_id].spec is None for server_id in running):
+            return  # the journal was lost: whose taps these are is not known, and running guests need theirs
         for port_id in sorted(set(wired) - ours):
             await self._unplug(port_id)  # made by a command that died with the agent: if it is still wanted, the command comes again
 
     async def _unplug_loose(self, guests: dict[str, str], begun: dict[str, int]) -> list[WiringFact]:
-        """A tap belongs to a guest that is defined here and has it; one that a failed unplug has left behind goes. Returns what there is to tell."""
+        """A tap belongs to a guest that is defined here and has it; one that a failed unplug has left behind goes. Returns what there is to tell.
+
+        That a guest is not there has to be seen twice: a hypervisor that is just starting may not know all its guests yet, and a running guest whose
+        tap was taken for a loose one has lost its network.
+        """
         told: list[WiringFact] = []
         for record in list(self._records.values()):
             if self._moved_on(record.server_id, begun):
                 continue
             defined = record.server_id in guests or record.incoming
+            if defined:
+                self._missed_once.discard(record.server_id)
+            elif record.nics and record.server_id not in self._missed_once:
+                self._missed_once.add(record.server_id)
+                continue
             wanted = set(record.nics) if defined and record.spec is None else {nic.port_id for nic in self._nics(record)} if defined else set()
             for port_id, generation in [(port_id, number) for port_id, number in record.nics.items() if port_id not in wanted]:
                 if await self._unplug(port_id) and record.nics.get(port_id) == generation and self._busy(record.server_id) is None:
