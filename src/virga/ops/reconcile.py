@@ -18,6 +18,7 @@ from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.errors import Problem
 from virga.domain.operation import ABSENT, CRASHED, OPEN, PAUSE, PENDING, RUN, STOP, SUSPEND, Command, Guest, Migration, Operation, Step
+from virga.domain.placement import Claim
 from virga.domain.server import ACTIVE, ERROR, PAUSED, POWER, RESCUED, RESIZED, SHELVED, STOPPED, SUSPENDED, Server
 from virga.ops import front
 from virga.ops.delete import MOVE_OPEN
@@ -78,6 +79,7 @@ class Reconciler:
             if servers is None:
                 await self._confirm_old()
                 await self.db.run(drop_closed)
+                await self.db.run(drop_claims)
         except Exception as error:
             self.trace.emit("fault", "reconciler", "", f"pass failed: {error!r}", traceback=traceback.format_exc())
 
@@ -168,6 +170,16 @@ def _is_orphan(tx: Tx, guest: Guest) -> bool:
         return False
     home = tx.get(Guest, server.id, server.host)
     return home is not None and home.disk and home.state in (RUN, STOP, PAUSE, SUSPEND)
+
+
+def drop_claims(tx: Tx) -> None:
+    """Give back room that a move holds although it is over: one whose undo failed too leaves it, for as long as its server is in ERROR."""
+    for claim in tx.find(Claim, kind="migration"):
+        migration, server = tx.get(Migration, claim.owner), tx.get(Server, claim.server_id)
+        over = migration is None or migration.status not in MOVE_OPEN
+        if over and (server is None or (server.operation_id is None and server.vm_state != ERROR)):
+            tx.delete(Claim, claim.host, claim.owner)
+            tx.emit("transition", "reconciler", "store", f"room on {claim.host} given back", server=claim.server_id)
 
 
 def drop_closed(tx: Tx) -> None:
