@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.ops.five import world_of
+
 from virga.domain.operation import Migration
 from virga.domain.placement import Claim
 from virga.domain.server import ACTIVE, ERROR, Server
