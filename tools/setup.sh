@@ -115,8 +115,16 @@ dnsmasq dnsmasq-base
 nft nftables
 ip iproute2
 ping iputils-ping
+arping iputils-arping
+conntrack conntrack
+modprobe kmod
+sysctl procps
+nsenter util-linux
+ssh openssh-client
 tini tini
 LIST
+    # libvirt's QEMU driver does not start without this user, whatever qemu.conf says; only this package makes it.
+    getent passwd libvirt-qemu >/dev/null || missing+=(libvirt-daemon-system)
     compgen -G '/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so' >/dev/null || missing+=(libvirt-daemon-driver-qemu)
     if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
     "$0" libvirt

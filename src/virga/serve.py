@@ -161,7 +161,7 @@ class LiveCloud:
     """A whole cloud in this process. `start()` returns when the API answers; `stop()` ends it in order."""
 
     def __init__(self, config: Config, say: Callable[[str], None] = print) -> None:
-        self.config, self.say = config if config.hypervisor != "libvirt" else with_public_network(config), say
+        self.config, self.say = config, say
         self.env = real_env("controller")
         self.trace = Trace(self.env.now)
         self.state = Path(config.state).absolute()
@@ -300,6 +300,7 @@ class LiveCloud:
         """Network namespaces with a libvirtd each; returns where hosts dial in."""
         try:
             self.emulated = EmulatedHosts(self.env, self.config, self.state, self.say)
+            self.config = with_public_network(self.config, self.emulated.floating_range)
             await self.emulated.open()
         except CannotEmulate as error:
             raise CannotStart(str(error)) from error
@@ -356,10 +357,11 @@ class LiveCloud:
         self.db.close()
 
 
-def with_public_network(config: Config) -> Config:
+def with_public_network(config: Config, floating_range: str) -> Config:
     """Emulated hosts have an interface for the external network; so `public` is a flat network on it."""
     mappings = {PUBLIC_NETWORK: PUBLIC_DEVICE, **config.network.physical_interface_mappings}
-    return msgspec.structs.replace(config, network=msgspec.structs.replace(config.network, physical_interface_mappings=mappings))
+    network = msgspec.structs.replace(config.network, physical_interface_mappings=mappings, floating_range=floating_range)
+    return msgspec.structs.replace(config, network=network)
 
 
 def _write_private(path: Path, data: bytes) -> None:

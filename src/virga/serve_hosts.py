@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import importlib.util
+import ipaddress
 import os
 import sys
 from collections.abc import Callable
@@ -24,7 +25,9 @@ from virga.runtime.env import Env
 LABS_MAX = 90
 LOCKS = Path("/run/lock")
 FABRIC_PORT = 8788
-PUBLIC_NETWORK, PUBLIC_DEVICE, PUBLIC_GATEWAY = "public", "eth1", "172.24.4.1/24"
+PUBLIC_NETWORK, PUBLIC_DEVICE = "public", "eth1"
+FLOATING_RANGE = "172.24.{}.0/24"  # of the cloud with number N: 172.24.(4+N), so that clouds beside each other can all be reached
+FLOATING_FIRST = 4
 GUEST_IMAGE = Path("build/guest/virga-guest.qcow2")
 AGENT_PAUSE_S = 0.5  # between the death of an agent and the next one, as a service manager has it
 
@@ -54,9 +57,12 @@ class EmulatedHosts:
         for tag in lab_hosts.sweep():
             say(f"removed what an emulated network {tag} of an earlier run had left")
         number = self._take_number()
-        gateway = "" if self._gateway_taken() else PUBLIC_GATEWAY
+        self.floating_range = self._floating_range(number)
+        network = ipaddress.ip_network(self.floating_range)
+        first = next(network.hosts())  # where the first start puts the subnet's gateway
+        gateway = "" if _is_ours(str(first)) else f"{first}/{network.prefixlen}"
         if not gateway:
-            say(f"address {PUBLIC_GATEWAY} is in use on this machine (another cloud?): floating IPs will not be reachable from here")
+            say(f"address {first} is in use on this machine (another cloud?): floating IPs will not be reachable from here")
         self.lab = Lab(state / "hosts", config.hosts, f"u{number}", number, public_gateway=gateway, restart=True)
 
     def _take_number(self) -> int:
@@ -71,10 +77,19 @@ class EmulatedHosts:
             return number
         raise CannotEmulate(f"{LABS_MAX} clouds of emulated hosts run on this machine already")
 
-    def _gateway_taken(self) -> bool:
-        """Whether this machine has the address already; the kernel's routing table lists its own addresses as leaves."""
-        table = Path("/proc/net/fib_trie")
-        return table.exists() and f"-- {PUBLIC_GATEWAY.partition('/')[0]}\n" in table.read_text()
+    def _floating_range(self, number: int) -> str:
+        """The range of the network `public`: what the configuration says, what the first start took, or this number's own."""
+        kept = self._state / "hosts" / "floating-range"
+        try:
+            return kept.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            pass
+        # A state folder from before ranges were kept has the default one in its database.
+        chosen = FLOATING_RANGE.format(FLOATING_FIRST) if (self._state / "ready").exists() else FLOATING_RANGE.format(FLOATING_FIRST + number)
+        chosen = self._config.network.floating_range or chosen
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(chosen + "\n", encoding="ascii")
+        return chosen
 
     @property
     def fabric(self) -> str:
@@ -119,6 +134,12 @@ class EmulatedHosts:
         await asyncio.to_thread(self.lab.down)
         if self._lock is not None:
             self._lock.close()
+
+
+def _is_ours(address: str) -> bool:
+    """Whether this machine has the address already; the kernel's routing table lists its own addresses as leaves."""
+    table = Path("/proc/net/fib_trie")
+    return table.exists() and f"-- {address}\n" in table.read_text()
 
 
 def _memory_mib() -> int:

@@ -5,6 +5,7 @@ carry an upstream name keep upstream's unit (seconds) without a suffix.
 """
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     global_physnet_mtu: int = 1500
     vni_ranges: list[list[int]] = msgspec.field(default_factory=lambda: [[1, 16_000_000]])
     dns_domain: str = "openstacklocal."
+    floating_range: str = ""  # subnet of the first start's network `public` (DevStack's name); '' is 172.24.4.0/24, or the next free one of emulated hosts
 
 
 class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,6 +122,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(data: dict[str, Any]) -> Config:
     """Raises ValueError with the offending key for anything unknown or mistyped."""
     try:
-        return msgspec.convert(data, Config)
+        config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
+    wanted = config.network.floating_range
+    if wanted:
+        try:
+            ipaddress.ip_network(wanted)
+        except ValueError as error:
+            raise ValueError(f"network.floating_range: {error}; it is a subnet like 172.24.4.0/24") from error
+    return config

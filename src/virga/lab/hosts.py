@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ LIBVIRT_WAIT_S = 30.0
 NEEDED = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux"}
 NEEDED_LIBVIRT = {"libvirtd": "libvirt-daemon-system", "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "tini": "tini",
                   "dnsmasq": "dnsmasq-base"}
+LIBVIRT_USER = "libvirt-qemu"  # libvirt's QEMU driver looks it up before it reads which user it is to take
 
 LIBVIRTD_CONF = """\
 unix_sock_group = "root"
@@ -82,9 +84,19 @@ def check(libvirt: bool = True) -> None:
         raise CannotEmulate("/dev/net/tun is missing (modprobe tun); without it use --hypervisor fake")
     programs = {**NEEDED, **(NEEDED_LIBVIRT if libvirt else {})}
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({package for program, package in programs.items() if shutil.which(program, path=path) is None})
+    missing = {package for program, package in programs.items() if shutil.which(program, path=path) is None}
+    if libvirt and not _user_exists(LIBVIRT_USER):
+        missing.add("libvirt-daemon-system")
     if missing:
-        raise CannotEmulate(f"missing Debian packages; run: apt-get install -y {' '.join(missing)}   (or use --hypervisor fake)")
+        raise CannotEmulate(f"missing Debian packages; run: apt-get install -y {' '.join(sorted(missing))}   (or use --hypervisor fake)")
+
+
+def _user_exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _ip(lines: Iterable[str], namespace: str = "", force: bool = False) -> None:

@@ -38,7 +38,7 @@ def bootstrap_network(tx: Tx, ask: Ask) -> tuple[Network, Network]:
         public = NETWORKS.create(tx, who, ask.project_id, _attrs(
             NETWORKS, who, name=PUBLIC, is_default=True, **{"router:external": True}, **provider))
         SUBNETS.create(tx, who, ask.project_id, _attrs(
-            SUBNETS, who, name="public-subnet", network_id=public.id, ip_version=4, cidr=PUBLIC_CIDR, enable_dhcp=False))
+            SUBNETS, who, name="public-subnet", network_id=public.id, ip_version=4, cidr=ask.config.network.floating_range or PUBLIC_CIDR, enable_dhcp=False))
     private = tx.one(Network, project_id=ask.project_id, name=PRIVATE)
     if private is None:
         private = NETWORKS.create(tx, who, ask.project_id, _attrs(NETWORKS, who, name=PRIVATE, shared=True))
