@@ -1,4 +1,7 @@
-"""`virga up`: a whole cloud in one process tree. Prints one ready line with the URL and the path of clouds.yaml."""
+"""`virga up`: a whole cloud in one process tree. Prints one ready line with the URL and the path of clouds.yaml.
+
+With fake hosts it is one process (serve.py); with real guests it is a controller, an agent a host and their daemons (cli_emulated.py).
+"""
 from __future__ import annotations
 
 import asyncio
@@ -40,7 +43,12 @@ def command(config_file: str | None, **options: Any) -> None:
         return
     from virga.serve import CannotStart, LiveCloud, run_until_signal
 
-    cloud = LiveCloud(config)
+    if config.hypervisor == "libvirt":
+        from virga.cli_emulated import EmulatedCloud
+
+        cloud: LiveCloud | EmulatedCloud = EmulatedCloud(config, click.echo)
+    else:
+        cloud = LiveCloud(config)
 
     async def ready() -> None:
         click.echo(f"virga is up at {cloud.url}  clouds.yaml: {cloud.clouds_yaml}")

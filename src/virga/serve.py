@@ -16,7 +16,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import uvicorn
@@ -51,13 +51,12 @@ from virga.ops.hostkeeper import HostKeeper
 from virga.ops.reconcile import Reconciler
 from virga.runtime.env import Env, environment, real_env
 from virga.runtime.trace import Event, Trace
-from virga.serve_hosts import PUBLIC_DEVICE, PUBLIC_NETWORK, CannotEmulate, EmulatedHosts, guest_image
 from virga.store.blobs import Blobs, FileBlobs
 from virga.store.db import Db, Op, SqliteDb, Tx
 
 EVENTS_FLUSH_S = 0.25
 EVENTS_KEPT = 20_000
-REAL_HOSTS_TIMEOUT_S = 90.0
+INHERITED = "fd"
 FLAVORS = (("1", "m1.nano", 1, 128, 1), ("2", "m1.tiny", 1, 512, 1), ("3", "m1.small", 1, 2048, 20), ("4", "m1.micro", 1, 192, 1))
 
 
@@ -170,23 +169,15 @@ class LiveCloud:
         self._host_envs: list[Env] = []
         self._lock: Any = None
         self.doorway: Doorway | None = None
-        self.emulated: EmulatedHosts | None = None
         self.url = ""
         self.admin_password = ""
+        self.failed = asyncio.Event()
+        self.last_words = ""
 
     async def start(self) -> None:
-        """Raises CannotStart. Leaves no emulated host behind when it fails."""
-        try:
-            await self._start()
-        except BaseException:
-            if self.emulated is not None:
-                await self.emulated.close()
-            raise
-
-    async def _start(self) -> None:
+        """Raises CannotStart."""
         bound = self._bind()
         self._take_lock()
-        fabric = await self._emulate() if self.config.hypervisor == "libvirt" else self.config.fabric
         self.db: Db = SqliteDb(self.env, self.trace, self.state / "virga.db")
         self.engine = Engine(self.env, self.db, self.trace, self.config)
         self.hub = Hub(self.env, self.db, self.trace, self.config)
@@ -212,29 +203,22 @@ class LiveCloud:
         self.env.spawn(self._server.serve(sockets=[bound]), "api")
         while not self._server.started:
             await self.env.sleep(0.002)
-        if fabric:
+        if self.config.fabric:
             self.doorway = Doorway(self.env, self.trace, self.db, self.hub, self.state / "ca", self.blobs, self.config.image_size_max_bytes)
             try:
-                await self.doorway.open(fabric, self.config.fabric_url)
+                await self.doorway.open(self.config.fabric, self.config.fabric_url)
             except (OSError, ValueError) as error:
-                raise CannotStart(f"cannot listen for hosts on {fabric}: {error}") from error
+                raise CannotStart(f"cannot listen for hosts on {self.config.fabric}: {error}") from error
             self.cloud.extra["invite"] = self.doorway.invite
-        if self.emulated is not None and self.doorway is not None:
-            await self.emulated.start(self.doorway.invite)
         if self.config.hypervisor == "fake":
             for number in range(1, self.config.hosts + 1):
                 await self._start_fake_host(f"host-{number}")
 
     def _bind(self) -> socket.socket:
-        host, _, port = self.config.listen.rpartition(":")
-        # the protocol is named so that asyncio turns Nagle's algorithm off on what it accepts: 40 ms an answer otherwise
-        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((host.strip("[]"), int(port)))
-        except (OSError, ValueError) as error:
-            raise CannotStart(f"cannot listen on {self.config.listen}: {error}; choose another address with --listen") from error
-        self.url = f"http://{host}:{bound.getsockname()[1]}"
+        bound = bind(self.config.listen)
+        host = self.config.listen.rpartition(":")[0]
+        address, port, *_ = bound.getsockname()
+        self.url = f"http://{address if host == INHERITED else host}:{port}"
         return bound
 
     def _take_lock(self) -> None:
@@ -287,25 +271,10 @@ class LiveCloud:
         return "\n".join(parts) + "\n"
 
     async def _offer_guest_image(self, owner: str) -> None:
-        if self.emulated is None:
-            return
-        file = guest_image(self.config)
-        if file is None:
-            self.say("there is no guest image (`make guest` builds one): only the image virga-tiny is offered, which has no network")
-            return
-        await offer_image(self.cloud, owner, "virga-guest", file, "qcow2")
+        if self.config.guest_image:
+            await offer_image(self.cloud, owner, "virga-guest", Path(self.config.guest_image), "qcow2")
 
     # hosts ----------------------------------------------------------------------------------------------------------
-    async def _emulate(self) -> str:
-        """Network namespaces with a libvirtd each; returns where hosts dial in."""
-        try:
-            self.emulated = EmulatedHosts(self.env, self.config, self.state, self.say)
-            self.config = with_public_network(self.config, self.emulated.floating_range)
-            await self.emulated.open()
-        except CannotEmulate as error:
-            raise CannotStart(str(error)) from error
-        return self.emulated.fabric
-
     async def _start_fake_host(self, name: str) -> None:
         folder = self.state / "hosts" / name
         try:
@@ -337,18 +306,16 @@ class LiveCloud:
     async def hosts_ready(self, timeout_s: float = 20.0) -> None:
         """Wait until every emulated host has said hello. Raises CannotStart."""
         try:
-            async with asyncio.timeout(timeout_s if self.emulated is None else REAL_HOSTS_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 while sum(1 for session in self.hub.sessions.values() if session.number) < self.config.hosts:
                     await self.env.sleep(0.005)
         except TimeoutError as error:
             missing = sorted({f"host-{number}" for number in range(1, self.config.hosts + 1)} - set(self.hub.sessions))
-            raise CannotStart(f"{', '.join(missing)} did not connect; see {self.state / 'hosts'}/*/agent.out") from error
+            raise CannotStart(f"{', '.join(missing)} did not connect") from error
 
     async def stop(self) -> None:
         for env in self._host_envs:
             await env.stop()
-        if self.emulated is not None:
-            await self.emulated.close()
         if self.doorway is not None:
             await self.doorway.close()
         self._server.should_exit = True
@@ -357,11 +324,22 @@ class LiveCloud:
         self.db.close()
 
 
-def with_public_network(config: Config, floating_range: str) -> Config:
-    """Emulated hosts have an interface for the external network; so `public` is a flat network on it."""
-    mappings = {PUBLIC_NETWORK: PUBLIC_DEVICE, **config.network.physical_interface_mappings}
-    network = msgspec.structs.replace(config.network, physical_interface_mappings=mappings, floating_range=floating_range)
-    return msgspec.structs.replace(config, network=network)
+def bind(listen: str) -> socket.socket:
+    """The socket of HOST:PORT, or `fd:N` for one that the process which started us has bound. Raises CannotStart."""
+    host, _, port = listen.rpartition(":")
+    if host == INHERITED:
+        try:
+            return socket.socket(fileno=int(port))
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"{listen} is not a socket that was handed over: {error}") from error
+    # the protocol is named so that asyncio turns Nagle's algorithm off on what it accepts: 40 ms an answer otherwise
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host.strip("[]"), int(port)))
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot listen on {listen}: {error}; choose another address with --listen") from error
+    return bound
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -372,15 +350,41 @@ def _write_private(path: Path, data: bytes) -> None:
     partial.rename(path)
 
 
-async def run_until_signal(cloud: LiveCloud, ready: Callable[[], Awaitable[None]]) -> None:
-    """Start, call `ready`, and run until SIGINT or SIGTERM."""
-    done = asyncio.Event()
+class Runnable(Protocol):
+    """A cloud that can be run: in this process, or as the processes it has started. `failed` is set when it cannot go on."""
+
+    last_words: str
+
+    @property
+    def failed(self) -> asyncio.Event: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def run_until_signal(cloud: Runnable, ready: Callable[[], Awaitable[None]]) -> None:
+    """Start, call `ready`, and run until SIGINT or SIGTERM. Raises CannotStart when the cloud could not start or cannot go on."""
+    stopped = asyncio.Event()
+    started = False
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, done.set)
-    await cloud.start()
-    try:
+        loop.add_signal_handler(number, stopped.set)
+
+    async def life() -> None:
+        nonlocal started
+        await cloud.start()  # cleans up behind itself when it fails
+        started = True
         await ready()
-        await done.wait()
+        await cloud.failed.wait()
+        raise CannotStart(f"the controller cannot stay alive: {cloud.last_words}")
+
+    env = real_env("main")
+    living, end = env.spawn(life(), "cloud"), env.spawn(stopped.wait(), "signal")
+    try:
+        await asyncio.wait((living, end), return_when=asyncio.FIRST_COMPLETED)
+        living.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await living
     finally:
-        await cloud.stop()
+        end.cancel()
+        if started:
+            await cloud.stop()

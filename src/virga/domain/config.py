@@ -28,6 +28,7 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vif_plugging_is_fatal: bool = True
     vif_plugging_timeout: float = 300.0
     service_down_time: float = 60.0
+    host_reconnect_timeout: float = 20.0  # so long a host whose connection broke is waited for before no valid host is said to be found
     cpu_allocation_ratio: float = 16.0
     ram_allocation_ratio: float = 1.5
     disk_allocation_ratio: float = 1.0
@@ -132,3 +133,29 @@ def load(data: dict[str, Any]) -> Config:
         except ValueError as error:
             raise ValueError(f"network.floating_range: {error}; it is a subnet like 172.24.4.0/24") from error
     return config
+
+
+def dump(config: Config) -> str:
+    """The configuration as TOML that `load` reads back; what has its default value is left out."""
+    lines: list[str] = []
+    sections: list[str] = []
+    blank = Config()
+    for name in config.__struct_fields__:
+        value, default = getattr(config, name), getattr(blank, name)
+        if value == default:
+            continue
+        if isinstance(value, msgspec.Struct):
+            changed = {key: getattr(value, key) for key in value.__struct_fields__ if getattr(value, key) != getattr(default, key)}
+            sections += [f"[{name}]", *(f"{key} = {_toml(item)}" for key, item in changed.items())]
+        else:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n".join([*lines, *sections]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML (https://toml.io/en/v1.0.0); JSON's strings, numbers and booleans are TOML's too."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return msgspec.json.encode(value).decode()

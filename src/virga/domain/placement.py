@@ -70,11 +70,17 @@ class Room(msgspec.Struct, frozen=True):
     disk_gb: int
 
 
+def is_returning(host: Host, now: float, within_s: float) -> bool:
+    """Whether a host is down, but its connection broke so lately that it may be back in a moment: its agent, or the controller, was started again."""
+    return host.state != UP and not host.forced_down and now - host.seen_at < within_s
+
+
 class Candidate(msgspec.Struct):
-    """A host with what is taken of it."""
+    """A host with what is taken of it, and whether it `is_returning`."""
 
     host: Host
     used: Room
+    returning: bool = False
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -96,16 +102,25 @@ def fits(candidate: Candidate, room: Room) -> bool:
     )
 
 
-def choose_host(candidates: list[Candidate], request: Request) -> tuple[list[str], str]:
-    """Hosts that can take the request, emptiest first (by free memory, then name), and why the others cannot."""
+class Choice(msgspec.Struct, frozen=True):
+    """`hosts` that can take a request, best first; `why` the others cannot; `soon`: those of them that could if they were connected again."""
+
+    hosts: list[str]
+    why: str
+    soon: list[str]
+
+
+def choose_host(candidates: list[Candidate], request: Request) -> Choice:
+    """Emptiest host first, by free memory, then by name."""
     good: list[tuple[float, str]] = []
     why: list[str] = []
+    soon: list[str] = []
     for candidate in candidates:
         host = candidate.host
         reason = ""
         if request.only is not None and host.name != request.only:
             continue
-        if host.state != UP or host.forced_down:
+        if (host.state != UP and not candidate.returning) or host.forced_down:
             reason = "down"
         elif host.disabled and request.only is None:
             reason = "disabled"
@@ -119,6 +134,9 @@ def choose_host(candidates: list[Candidate], request: Request) -> tuple[list[str
             reason = "full"
         if reason:
             why.append(f"{host.name} {reason}")
+        elif host.state != UP:
+            why.append(f"{host.name} down")
+            soon.append(host.name)
         else:
             good.append((candidate.used.ram_mb - host.ram_mb * host.ram_ratio, host.name))
-    return [name for _, name in sorted(good)], ", ".join(why) or "no host is known"
+    return Choice([name for _, name in sorted(good)], ", ".join(why) or "no host is known", sorted(soon))

@@ -247,8 +247,9 @@ class Hub:
 
 
 def _all_down(tx: Tx) -> None:
+    """At the controller's start. Those that were connected when the last one ended are seen off now, so that they are waited for a little."""
     for host in tx.find(Host, state=UP):
-        tx.update(Host, host.name, state=DOWN, updated_at=tx.now)
+        tx.update(Host, host.name, state=DOWN, seen_at=tx.now, updated_at=tx.now)
 
 
 def _goes_down(tx: Tx, name: str) -> None:

@@ -14,7 +14,7 @@ from virga.domain.server import ACTIVE, ERROR, POWER, Fault
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, open_binding, unbind
 from virga.ops.guests import spec_args
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 FAULT_CHARS_MAX = 255
@@ -34,9 +34,8 @@ def place(run: Run) -> None:
     server = run.server
     if server.host is not None:
         return
-    host, why = placing.find_host(run.tx, server, server.flavor, only=server.requested_host, avoid=tried(run))
+    host = placing.find_host(run, server.flavor, only=server.requested_host, avoid=tried(run))
     if host is None:
-        run.note(refused=f"No valid host was found. There are not enough hosts available: {why}.")
         return
     placing.claim(run.tx, host, server.id, "server", server.id, server.flavor)
     for port in ports_of(run):
@@ -45,8 +44,9 @@ def place(run: Run) -> None:
 
 
 def placed(run: Run) -> Verdict:
-    refused = run.op.notes.get("refused")
-    return failed(str(refused)) if refused else good(f"placed on {run.server.host}")
+    if run.server.host is None:
+        return placing.undecided(run, "No valid host was found. There are not enough hosts available")
+    return good(f"placed on {run.server.host}")
 
 
 def unplace(run: Run) -> None:
@@ -91,10 +91,10 @@ def again(run: Run, error: str) -> bool:
     last = run.op.notes.get("last")
     if last is None or run.server.requested_host is not None or is_away(run, last) or len(tried(run)) >= HOSTS_TRIED_MAX:
         return False
-    host, _ = placing.find_host(run.tx, run.server, run.server.flavor, avoid=tried(run))
-    if host is not None:
-        run.set_server(task_state="scheduling")
-    return host is not None
+    if not placing.is_room(run, run.server.flavor, avoid=tried(run)):
+        return False
+    run.set_server(task_state="scheduling")
+    return True
 
 
 def cancelled(run: Run, error: str) -> None:
@@ -110,7 +110,8 @@ def stuck(run: Run, error: str) -> None:
 
 BOOT = procedure(
     "boot",
-    StepDef("place", place, placed, undo=unplace, event="conductor_schedule_and_build_instances", host=lambda run: ""),
+    StepDef("place", place, placed, undo=unplace, event="conductor_schedule_and_build_instances", host=lambda run: "", redo=True,
+            deadline=placing.choice_deadline),
     StepDef("spawn", spawn, spawned, undo=unspawn, undone=unspawned, event="compute__do_build_and_run_instance",
             deadline=lambda config: config.compute.copy_timeout),
     StepDef("finish", finish, at_once, undo="the pivot: after it there is only forward"),

@@ -129,6 +129,8 @@ def _forward(run: Run) -> bool:
             actions.begin_event(tx, op, step.event, step.host(run))
         run.perform(step.do)
         _say(run, op.waiting, op.waiting_since, op.deadline_at)
+    elif step.redo:
+        run.perform(step.do)
     verdict = _in_time(run, step.until(run), row.begun_at)
     if verdict.state == "waiting":
         if fresh:
@@ -153,13 +155,15 @@ def _forward(run: Run) -> bool:
         op.position += 1
         run.dirty = run.new = True
         return True
-    start_undo(run, verdict.reason)
+    start_undo(run, verdict.reason, by_chance=verdict.by_chance)
     return True
 
 
-def start_undo(run: Run, error: str) -> None:
+def start_undo(run: Run, error: str, *, by_chance: bool = False) -> None:
     """Turn around: raise the epoch so that forward commands under way are refused, then undo step by step."""
     tx, op = run.tx, run.op
+    if by_chance or "by_chance" in op.notes:
+        run.note(by_chance=by_chance)
     withdraw(tx, op)
     op.state, op.error, op.epoch, op.deadline_at = UNDOING, error, op.epoch + 1, None
     run.dirty = True
@@ -179,8 +183,13 @@ def turn_back(tx: Tx, config: Config, op: Operation, state: str) -> None:
 
 
 def _begin_again(run: Run) -> None:
-    """Everything was undone; the first step is next, with what the notes have learned. The log starts anew, the trace keeps the old story."""
+    """Everything was undone; the first step is next, with what the notes have learned. The log starts anew, the trace keeps the old story.
+
+    The epoch rises again: what hosts have reported of the way back must not pass for news of the new way forward.
+    """
     tx, op = run.tx, run.op
+    op.epoch += 1
+    run.set_server(epoch=op.epoch)
     tx.delete_where(Step, operation_id=op.id)
     tx.emit("step", "ops", "ops", f"{op.kind} begins again", server=op.server_id, operation=op.id, request=op.request_id, cause=op.id)
     op.state, op.position, op.error, op.deadline_at, op.waiting, op.waiting_since = RUNNING, 0, "", None, "", None

@@ -14,7 +14,7 @@ from virga.domain.errors import Problem
 from virga.domain.image import Image
 from virga.domain.network import Network
 from virga.domain.operation import OPEN, Migration, Operation
-from virga.domain.placement import UP, Host
+from virga.domain.placement import UP, Host, is_returning
 from virga.domain.port import Port
 from virga.domain.server import (
     ACTIVE,
@@ -79,10 +79,10 @@ def need_host(tx: Tx, server: Server) -> Host:
     return host
 
 
-def need_host_up(tx: Tx, server: Server) -> Host:
-    """The server's host, connected. Raises 409: a move needs the host that has the disk."""
+def need_host_up(tx: Tx, ask: Ask, server: Server) -> Host:
+    """The server's host, connected or about to be again. Raises 409: a move needs the host that has the disk."""
     host = need_host(tx, server)
-    if host.state != UP or host.forced_down:
+    if host.forced_down or (host.state != UP and not is_returning(host, tx.now, ask.config.compute.host_reconnect_timeout)):
         raise Problem(409, f"Compute host {host.name} of instance {server.id} is not available at this time; try again when it is up, or evacuate.")
     return host
 
@@ -245,7 +245,7 @@ def resize(tx: Tx, ask: Ask, server: Server, flavor: FlavorSpec) -> Operation:
         raise Problem(400, f"Flavor {flavor.name} has a smaller disk ({flavor.disk_gb} GiB) than the server ({server.flavor.disk_gb} GiB); disks only grow.")
     check_room(tx, ask.config, server.project_id, server.user_id, cores=max(0, flavor.vcpus - server.flavor.vcpus),
                ram_mb=max(0, flavor.ram_mb - server.flavor.ram_mb))
-    need_host_up(tx, server)
+    need_host_up(tx, ask, server)
     return _move(tx, ask, server, "resize", "resize", "resize", "accepted", flavor, {"flavor": msgspec.to_builtins(flavor)},
                  task_state="resize_prep", old_vm_state=server.vm_state, progress=0)
 
@@ -254,7 +254,7 @@ def migrate(tx: Tx, ask: Ask, server: Server, host: str | None = None) -> Operat
     """Cold migration: a resize to the same flavor. Raises 400 for an unknown host or the one it is on."""
     need_state(server, "migrate", (ACTIVE, STOPPED), ask=ask)
     _need_other_host(tx, server, host)
-    need_host_up(tx, server)
+    need_host_up(tx, ask, server)
     return _move(tx, ask, server, "resize", "migrate", "migration", "accepted", server.flavor,
                  {"flavor": msgspec.to_builtins(server.flavor), "host": host}, task_state="resize_prep", old_vm_state=server.vm_state, progress=0)
 
@@ -290,7 +290,7 @@ def revert(tx: Tx, ask: Ask, server: Server) -> Operation:
 def live_migrate(tx: Tx, ask: Ask, server: Server, host: str | None = None) -> Operation:
     need_state(server, "os-migrateLive", (ACTIVE, PAUSED), ask=ask)
     _need_other_host(tx, server, host)
-    need_host_up(tx, server)
+    need_host_up(tx, ask, server)
     return _move(tx, ask, server, "live_migrate", "live-migration", "live-migration", "accepted", server.flavor, {"host": host}, task_state="migrating")
 
 

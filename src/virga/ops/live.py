@@ -40,9 +40,8 @@ def place(run: Run) -> None:
     source = migration_of(run).source
     if migration_of(run).dest:
         return
-    dest, why = placing.find_host(run.tx, run.server, run.server.flavor, avoid=frozenset({source}), only=run.op.input.get("host"))
+    dest = placing.find_host(run, run.server.flavor, avoid=frozenset({source}), only=run.op.input.get("host"))
     if dest is None:
-        run.note(refused=f"No valid host was found. No host can take the server: {why}.")
         return
     set_migration(run, "preparing", dest=dest)
     placing.claim(run.tx, dest, run.op.input["migration_id"], "migration", run.server.id, run.server.flavor)
@@ -51,8 +50,8 @@ def place(run: Run) -> None:
 
 
 def placed(run: Run) -> Verdict:
-    refused = run.op.notes.get("refused")
-    return failed(str(refused)) if refused else good(f"claimed room on {migration_of(run).dest}")
+    dest = migration_of(run).dest
+    return good(f"claimed room on {dest}") if dest else placing.undecided(run, "No valid host was found. No host can take the server")
 
 
 def unplace(run: Run) -> None:
@@ -134,7 +133,8 @@ def stuck(run: Run, error: str) -> None:
 
 LIVE_MIGRATE = procedure(
     "live_migrate",
-    StepDef("place", place, placed, undo=unplace, event="conductor_live_migrate_instance", host=lambda run: ""),
+    StepDef("place", place, placed, undo=unplace, event="conductor_live_migrate_instance", host=lambda run: "", redo=True,
+            deadline=placing.choice_deadline),
     StepDef("prepare", prepare, prepared, undo=unprepare, undone=unprepared, event="compute_pre_live_migration",
             host=lambda run: migration_of(run).dest),
     StepDef("move", move, moved, undo=unmove, undone=unmoved, deadline=lambda config: config.compute.copy_timeout,

@@ -1,16 +1,25 @@
 """Claims and the choice of a host: the one place where room is taken, moved and given back.
 
 A claim is a row; taking it, choosing the host and starting the operation are one transaction, so two servers cannot be promised the same room.
+When only hosts whose connection has just broken (an agent or the controller was started again) could take a server, the choice waits for them a little:
+"no valid host" is an answer that a client takes for final. So the step that chooses is declared `redo`, with `choice_deadline`.
 """
 from __future__ import annotations
 
 from virga.domain.compute import ServerGroup
-from virga.domain.placement import Candidate, Claim, Host, Request, Room, choose_host
+from virga.domain.config import Config
+from virga.domain.placement import Candidate, Choice, Claim, Host, Request, Room, choose_host, is_returning
 from virga.domain.server import FlavorSpec, Server
+from virga.ops.procedure import Run, Verdict, failed, waiting
 from virga.store.claims import room_used
 from virga.store.db import Tx
 
 NOTHING = Room(0, 0, 0)
+
+
+def choice_deadline(config: Config) -> float:
+    """Seconds a step that chooses a host may take."""
+    return config.compute.host_reconnect_timeout
 
 
 def room_of(flavor: FlavorSpec) -> Room:
@@ -18,20 +27,48 @@ def room_of(flavor: FlavorSpec) -> Room:
     return Room(flavor.vcpus, flavor.ram_mb, flavor.disk_gb + flavor.ephemeral_gb + -(-flavor.swap_mb // 1024))
 
 
-def find_host(tx: Tx, server: Server, flavor: FlavorSpec, *, avoid: frozenset[str] = frozenset(), only: str | None = None) -> tuple[str | None, str]:
-    """The best host with room, or None and why not: 'host-1 full, host-2 down'."""
+def find_host(run: Run, flavor: FlavorSpec, *, avoid: frozenset[str] = frozenset(), only: str | None = None) -> str | None:
+    """The best host with room for the operation's server. None while it has to be waited for (`undecided`), or when there is none (`refusal`)."""
+    choice = _choose(run, flavor, avoid, only)
+    if choice.hosts:
+        return choice.hosts[0]
+    if choice.soon:
+        if run.op.notes.get("returning") != choice.soon:
+            run.note(returning=choice.soon)
+    else:
+        run.note(refused=choice.why)
+    return None
+
+
+def is_room(run: Run, flavor: FlavorSpec, *, avoid: frozenset[str]) -> bool:
+    """Whether some host could be chosen now; nothing is noted."""
+    return bool(_choose(run, flavor, avoid, None).hosts)
+
+
+def undecided(run: Run, refusal: str) -> Verdict:
+    """What a step that has no host yet says: failed, with `refusal` before the reasons host by host, or waiting."""
+    refused = run.op.notes.get("refused")
+    if refused is not None:
+        return failed(f"{refusal}: {refused}.")
+    hosts = run.op.notes.get("returning", [])
+    return waiting(f"waiting for {' or '.join(hosts)} to connect again: no other host can take the server")
+
+
+def _choose(run: Run, flavor: FlavorSpec, avoid: frozenset[str], only: str | None) -> Choice:
+    tx, server = run.tx, run.server
     used = room_used(tx)
-    candidates = [Candidate(host, used.get(host.name, NOTHING)) for host in tx.find(Host, sort=[("name", False)])]
+    within_s = run.config.compute.host_reconnect_timeout
+    candidates = [Candidate(host, used.get(host.name, NOTHING), is_returning(host, tx.now, within_s))
+                  for host in tx.find(Host, sort=[("name", False)])]
     apart, together = group_hosts(tx, server)
     elsewhere, beside = hinted_hosts(tx, server)
     apart |= elsewhere
     if beside is not None:
         together = together & beside if together else beside
         if not together:
-            return None, "the servers of same_host share no host with each other and the server group"
+            return Choice([], "the servers of same_host share no host with each other and the server group", [])
     request = Request(room_of(flavor), server.availability_zone, only, avoid | apart, together)
-    names, why = choose_host(candidates, request)
-    return (names[0], "") if names else (None, why)
+    return choose_host(candidates, request)
 
 
 def group_hosts(tx: Tx, server: Server) -> tuple[frozenset[str], frozenset[str]]:

@@ -22,11 +22,15 @@ from virga.store.db import Tx
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a predicate sees: `state` is done, waiting or failed; `reason` is for people; `patient` waits outlive the step's deadline."""
+    """What a predicate sees: `state` is done, waiting or failed; `reason` is for people; `patient` waits outlive the step's deadline.
+
+    `by_chance`: it failed for no reason that must hold the next time (a guest's process died); worth beginning again after the undo.
+    """
 
     state: str
     reason: str = ""
     patient: bool = False
+    by_chance: bool = False
 
 
 GOOD = Verdict("done")
@@ -36,8 +40,8 @@ def waiting(reason: str, *, patient: bool = False) -> Verdict:
     return Verdict("waiting", reason, patient)
 
 
-def failed(reason: str) -> Verdict:
-    return Verdict("failed", reason)
+def failed(reason: str, *, by_chance: bool = False) -> Verdict:
+    return Verdict("failed", reason, by_chance=by_chance)
 
 
 def good(by: str) -> Verdict:
@@ -55,7 +59,10 @@ def at_once(_: Run) -> Verdict:
 
 @dataclass(frozen=True)
 class StepDef:
-    """One line of a procedure's table. `undo` as text says who cleans up instead."""
+    """One line of a procedure's table. `undo` as text says who cleans up instead.
+
+    `redo`: `do` is run again at every look until the step has ended, for a decision that may have to wait for rows (a host that is about to return).
+    """
 
     name: str
     do: Do
@@ -63,6 +70,7 @@ class StepDef:
     undo: Do | str = "nothing to undo"
     undone: Until = at_once
     deadline: Callable[[Config], float] = lambda config: config.compute.operation_timeout
+    redo: bool = False
     event: str = ""  # instance action event that spans this step
     host: Callable[[Run], str] = lambda run: run.server.host or ""
 
@@ -79,6 +87,18 @@ class Procedure:
     cancelled: Callable[[Run, str], None]
     stuck: Callable[[Run, str], None]
     again: Callable[[Run, str], bool] = lambda run, error: False
+
+
+BY_CHANCE_MAX = 3  # tries of one operation in all
+
+
+def unlucky(run: Run, error: str) -> bool:
+    """An `again` for moves: whether what was undone had failed by chance, a few times at the most."""
+    tries = int(run.op.notes.get("tries", 1))
+    if not run.op.notes.get("by_chance") or tries >= BY_CHANCE_MAX:
+        return False
+    run.note(tries=tries + 1, by_chance=False)
+    return True
 
 
 PROCEDURES: dict[str, Procedure] = {}

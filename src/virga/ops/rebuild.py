@@ -11,14 +11,14 @@ The guest of the lost host is only purged after the new one is recorded as runni
 """
 from __future__ import annotations
 
-from virga.domain.operation import RUN, STOP, Migration
+from virga.domain.operation import CRASHED, RUN, STOP, Migration
 from virga.domain.server import ACTIVE, ERROR, POWER, STOPPED
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
 from virga.ops.guests import spec_args
 from virga.ops.power import as_reported
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
 from virga.ops.waits import answered, both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
 
@@ -35,7 +35,8 @@ def remake(run: Run) -> None:
 
 def remade(run: Run) -> Verdict:
     host = run.server.host or ""
-    return answered(run, host, both(wait_guest(run, host, STOP if power_of(run) == "stopped" else RUN), wait_wired(run, host)))
+    # One that died afterwards has been rebuilt all the same; the reconciler shows it as it is.
+    return answered(run, host, both(wait_guest(run, host, STOP if power_of(run) == "stopped" else RUN, CRASHED), wait_wired(run, host)))
 
 
 def finish(run: Run) -> None:
@@ -73,9 +74,8 @@ def fence(run: Run) -> None:
 def place(run: Run) -> None:
     if run.op.notes.get("dest"):
         return
-    dest, why = placing.find_host(run.tx, run.server, run.server.flavor, avoid=frozenset({lost_host(run)}), only=run.op.input.get("host"))
+    dest = placing.find_host(run, run.server.flavor, avoid=frozenset({lost_host(run)}), only=run.op.input.get("host"))
     if dest is None:
-        run.note(refused=f"No valid host was found. No host can take the server: {why}.")
         return
     run.note(dest=dest)
     migration_id = run.op.input["migration_id"]
@@ -86,8 +86,8 @@ def place(run: Run) -> None:
 
 
 def placed(run: Run) -> Verdict:
-    refused = run.op.notes.get("refused")
-    return failed(str(refused)) if refused else good(f"claimed room on {run.op.notes['dest']}")
+    dest = run.op.notes.get("dest")
+    return good(f"claimed room on {dest}") if dest else placing.undecided(run, "No valid host was found. No host can take the server")
 
 
 def unplace(run: Run) -> None:
@@ -141,7 +141,7 @@ EVACUATE = procedure(
     "evacuate",
     StepDef("fence", fence, fenced, undo="nothing: a guest on a host that is down is left as it is", event="compute_rebuild_instance",
             deadline=lambda config: config.compute.fence_timeout, host=lost_host),
-    StepDef("place", place, placed, undo=unplace),
+    StepDef("place", place, placed, undo=unplace, redo=True, deadline=placing.choice_deadline),
     StepDef("rebuild", remake_there, remade_there, undo=unmake, undone=unmade, deadline=lambda config: config.compute.copy_timeout),
     StepDef("finish", moved, at_once, undo="the pivot"),
     cancelled=not_moved, stuck=not_moved,

@@ -11,14 +11,14 @@ Facts file 1.2 and 4.2 give the states users see on the way.
 """
 from __future__ import annotations
 
-from virga.domain.operation import KEPT, RUN, STOP, Migration
+from virga.domain.operation import CRASHED, KEPT, RUN, STOP, Migration
 from virga.domain.placement import Host
 from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSpec
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
 from virga.ops.guests import spec_args
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure, unlucky
 from virga.ops.waits import both, ports_of, wait_disk, wait_gone, wait_guest, wait_wired
 
 
@@ -47,23 +47,31 @@ def place(run: Run) -> None:
     source = migration_of(run).source
     if migration_of(run).dest:
         return
-    dest, why = placing.find_host(run.tx, run.server, new_flavor(run), avoid=frozenset({source}), only=run.op.input.get("host"))
+    dest = placing.find_host(run, new_flavor(run), avoid=frozenset({source}), only=run.op.input.get("host"))
     if dest is None:
-        run.note(refused=f"No valid host was found. No host can take the server: {why}.")
         return
     placing.claim(run.tx, dest, run.op.input["migration_id"], "migration", run.server.id, new_flavor(run))
     set_migration(run, "pre-migrating", dest=dest)
 
 
 def placed(run: Run) -> Verdict:
-    refused = run.op.notes.get("refused")
-    return failed(str(refused)) if refused else good(f"claimed room on {migration_of(run).dest}")
+    dest = migration_of(run).dest
+    return good(f"claimed room on {dest}") if dest else placing.undecided(run, "No valid host was found. No host can take the server")
 
 
 def unplace(run: Run) -> None:
     migration = migration_of(run)
     if migration.dest:
         placing.release(run.tx, migration.dest, migration.id)
+
+
+def again(run: Run, error: str) -> bool:
+    """Once more from the choice of a host, when the guest on the other host died."""
+    if not unlucky(run, error):
+        return False
+    set_migration(run, "pre-migrating", dest="")
+    run.set_server(task_state="resize_prep")
+    return True
 
 
 def retire_source(run: Run) -> None:
@@ -85,7 +93,7 @@ def restore_source(run: Run) -> None:
 
 def source_restored(run: Run) -> Verdict:
     source = migration_of(run).source
-    return both(wait_guest(run, source, state_of(run)), wait_wired(run, source))
+    return both(wait_guest(run, source, state_of(run), CRASHED), wait_wired(run, source))
 
 
 def bring_disk(run: Run) -> None:
@@ -158,12 +166,13 @@ def stuck(run: Run, error: str) -> None:
 
 RESIZE = procedure(
     "resize",
-    StepDef("place", place, placed, undo=unplace, event="cold_migrate", host=lambda run: ""),
+    StepDef("place", place, placed, undo=unplace, event="cold_migrate", host=lambda run: "", redo=True,
+            deadline=placing.choice_deadline),
     StepDef("retire_source", retire_source, source_retired, undo=restore_source, undone=source_restored, event="compute_resize_instance"),
     StepDef("bring_disk", bring_disk, disk_brought, undo=drop_disk, deadline=lambda config: config.compute.copy_timeout,
             event="compute_prep_resize", host=lambda run: migration_of(run).dest),
     StepDef("start_dest", start_dest, dest_started, undo=stop_dest, undone=dest_stopped, event="compute_finish_resize",
             host=lambda run: migration_of(run).dest),
     StepDef("finish", finish, at_once, undo="the pivot: from here on the way back is called revert"),
-    cancelled=cancelled, stuck=stuck,
+    cancelled=cancelled, stuck=stuck, again=again,
 )

@@ -10,17 +10,17 @@ Before: RESIZED on D; S has the old disk and a claim held by the migration.
 Both first commands leave in the transaction that accepts the request, so nothing is decided later by what somebody happens to read. There is no
 event to miss: S wires before it starts, and the controller waits on rows. A server that was stopped stays stopped and needs no release.
 Undo before the pivot: S puts its disk aside again, D runs its guest on; the server is RESIZED with a fault that says why. No disk is deleted
-before the pivot, and D's only after S's guest is recorded as running.
+before the pivot, and D's only after S's guest is recorded as running. When it was S's guest that died, the whole is begun again a few times.
 """
 from __future__ import annotations
 
-from virga.domain.operation import HELD, KEPT, RUN, STOP
+from virga.domain.operation import CRASHED, HELD, KEPT, RUN, STOP
 from virga.domain.server import ACTIVE, ERROR, POWER, RESIZED, STOPPED, FlavorSpec
 from virga.ops import placing
 from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
 from virga.ops.guests import spec_args
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure, unlucky
 from virga.ops.resize import migration_of, power_of, set_migration
 from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
 
@@ -60,7 +60,7 @@ def unswap(run: Run) -> None:
 def unswapped(run: Run) -> Verdict:
     migration = migration_of(run)
     state = RUN if power_of(run) == "running" else STOP
-    forward = both(wait_guest(run, migration.dest, state), wait_wired(run, migration.dest))
+    forward = both(wait_guest(run, migration.dest, state, CRASHED), wait_wired(run, migration.dest))  # one that dies now has its disk all the same
     if is_away(run, migration.source):
         return forward  # what it holds is paused, its release is fenced, and the retire waits in its outbox
     return both(forward, wait_guest(run, migration.source, KEPT))
@@ -121,7 +121,7 @@ REVERT = procedure(
     StepDef("release", release, released, undo=unrelease, undone=unreleased, event="compute_finish_revert_resize",
             host=lambda run: migration_of(run).source),
     StepDef("finish", finish, at_once, undo="the pivot: after it there is only forward"),
-    cancelled=cancelled, stuck=stuck,
+    cancelled=cancelled, stuck=stuck, again=unlucky,
 )
 
 

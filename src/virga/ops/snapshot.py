@@ -199,7 +199,7 @@ def unshelve_stuck(run: Run, error: str) -> None:
 
 UNSHELVE = procedure(
     "unshelve",
-    StepDef("place", place_again, placed, undo=unplace_again),
+    StepDef("place", place_again, placed, undo=unplace_again, redo=True, deadline=placing.choice_deadline),
     StepDef("spawn", start_again, started_again, undo=unstart, undone=unstarted, event="compute_unshelve_instance",
             deadline=lambda config: config.compute.copy_timeout),
     StepDef("finish", unshelved, at_once, undo="the pivot"),

@@ -4,10 +4,12 @@ None of them is ever told anything: a fact may come first, last, twice, or while
 """
 from __future__ import annotations
 
-from virga.domain.operation import ABSENT
+from virga.domain.operation import ABSENT, CRASHED, HELD, PAUSE, RUN
 from virga.domain.placement import UP
 from virga.domain.port import Binding, Port, Wiring
 from virga.ops.procedure import Run, Verdict, failed, good, waiting
+
+ALIVE = {RUN, HELD, PAUSE}  # states that a guest whose process died will not come to by itself
 
 
 def host_note(run: Run, host: str) -> str:
@@ -34,13 +36,16 @@ def is_away(run: Run, host: str) -> bool:
 
 
 def wait_guest(run: Run, host: str, *states: str) -> Verdict:
-    """The host reports the guest in one of `states`, at this operation's epoch."""
+    """The host reports the guest in one of `states`, at this operation's epoch. A guest that has died since the command ended is not waited for."""
     guest = run.guest(host)
     if guest is not None and guest.state in states:
         return good(f"{host} reports guest {guest.state} (epoch {guest.epoch})")
+    crashed = guest is not None and guest.state == CRASHED and not ALIVE.isdisjoint(states)
     error = run.failure()
     if error:
-        return failed(error)
+        return failed(error, by_chance=crashed)
+    if crashed:
+        return failed(f"{host}: the guest's process died", by_chance=True)
     return waiting(f"waiting for {host} to report the guest {' or '.join(states)}{host_note(run, host)}")
 
 

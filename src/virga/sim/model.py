@@ -43,6 +43,7 @@ TAKEN = {
 }
 ADMIN_ONLY = ("migrate", "live_migrate", "evacuate", "shelve_offload", "reset_state", "disable_host", "enable_host")
 NEEDS_DISK_HOST_UP = ("resize", "migrate", "live_migrate")
+RECONNECT_S = 20.0  # [compute] host_reconnect_timeout: a host that has just lost its connection counts as one that will be back
 ACCEPT, REFUSE, EITHER = "accept", "refuse", "either"
 
 
@@ -80,7 +81,8 @@ def _verdict_of_place(tx: Tx, request: Request, server: Server) -> str:
     if host is None and what not in ("unshelve",):
         return REFUSE
     up = host is not None and host.state == UP and not host.forced_down
-    if what in NEEDS_DISK_HOST_UP and not up:
+    back_soon = host is not None and not up and not host.forced_down and tx.now - host.seen_at < RECONNECT_S
+    if what in NEEDS_DISK_HOST_UP and not up and not back_soon:
         return REFUSE
     if what == "evacuate" and up:
         return REFUSE
