@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110, ASYNC240 - a measuring program polls, and looks at local files
+# ruff: noqa: ASYNC110 - a measuring program polls, and looks at local files
 """Measures and soaks real hosts: `python bench/real.py [--only wired,gap,leave,soak] [--rounds 20] [--guests 4]` (root, libvirt, the guest image).
 
 wired   a port is attached again and again: tap made on the host -> port ACTIVE at the API, by kernel event against a status poll; and the same wait
@@ -20,9 +20,7 @@ if sys.path and sys.path[0].endswith("bench"):  # this folder has an http.py tha
 import argparse
 import asyncio
 import json
-import os
 import random
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -30,17 +28,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from virga.cli_client import Client, ClientError, find_login
+from bench.soak import soak
+from virga.cli_client import Client, find_login
 from virga.cli_demo import Child
-from virga.cli_founding import Outcome, count
 from virga.cli_guests import RealFounding
-from virga.lab.hosts import processes_in
 from virga.runtime.env import real_env
 
 RESULTS = Path(__file__).resolve().with_name("real.json")
 ATTACHES = 15
 STARTS = 20
 POLL_INTERVAL_S = 2.0
+
+
+PROGRAMS = (b"qemu-system", b"libvirtd", b"virga.lab.hosts", b"virga.cli\0host\0", b"virga.cli\0controller\0", b"dnsmasq")
 
 
 def namespaces() -> set[str]:
@@ -63,7 +63,7 @@ def traces() -> dict[str, Any]:
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            ours += state != "Z" and any(word in command for word in (b"qemu-system", b"libvirtd", b"virga.lab.hosts", b"virga.cli\0host\0", b"dnsmasq"))
+            ours += state != "Z" and any(word in command for word in PROGRAMS)
     runtime = {entry.name for entry in Path("/run").iterdir() if entry.name.startswith("vg")}
     mounts = sum("/vg" in line for line in Path("/proc/mounts").read_text().splitlines())
     return {"namespaces": namespaces(), "links": links(), "processes": ours, "mounts": mounts, "runtime": runtime}
@@ -208,57 +208,10 @@ class Bench:
         self.say("two emulated hosts connected, p50", statistics.median(started), "s (goal under 5)")
         self.bad += left
 
-    # soak -----------------------------------------------------------------------------------------------------------
     async def soak(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="virga-bench-", ignore_cleanup_errors=True) as folder:
-            child = self.child(folder, 2)
-            outcomes: list[Outcome] = []
-            kills: dict[str, int] = {}
-            try:
-                await child.ready(120)
-                async with Client(find_login(folder)) as client:
-                    founding = RealFounding(self.env, client, servers=self.guests, say=lambda phase, done: None, folder=Path(folder), timeout_s=400)
-                    try:
-                        await founding.prepare()
-                        for number in range(1, self.rounds + 1):
-                            killer = asyncio.ensure_future(self._kill_at_random(kills))
-                            try:
-                                outcomes += await founding.round(number)
-                            finally:
-                                killer.cancel()
-                            totals = count(outcomes)
-                            print(f"round {number}: {totals.line}; kept {sum(o.disk == 'kept' for o in outcomes)}; kills {kills}", flush=True)
-                            for outcome in outcomes[-self.guests:]:
-                                if not outcome.good or outcome.disk != "kept":
-                                    self.bad.append(f"{outcome.server} round {number}: {outcome.status} {outcome.disk} {outcome.why}")
-                    finally:
-                        founding.close()
-            except ClientError as error:
-                self.bad.append(f"the soak ended early: {error}")
-            finally:
-                child.stop()
-        good = sum(outcome.good and outcome.disk == "kept" for outcome in outcomes)
-        self.say("reverts ACTIVE on the old host with the old bytes", f"{good} of {self.rounds * self.guests}", f"while killed -9: {kills}")
-
-    async def _kill_at_random(self, kills: dict[str, int]) -> None:
-        while True:
-            await asyncio.sleep(self.chance.uniform(1.0, 6.0))
-            what = self.chance.choice(("agent", "libvirtd"))
-            marks = {"agent": b"virga.cli\0host\0", "libvirtd": b"libvirtd\0--listen"}
-            found = []
-            for pid in processes_in(name for name in namespaces() if "-host-" in name and "-q" not in name):
-                try:
-                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                except OSError:
-                    continue
-                if marks[what] in command and not command.startswith((b"sh\0", b"tini\0", b"nsenter\0")):
-                    found.append(pid)
-            if found:
-                try:
-                    os.kill(self.chance.choice(sorted(found)), signal.SIGKILL)
-                    kills[what] = kills.get(what, 0) + 1
-                except ProcessLookupError:
-                    continue
+        bad, text = await soak(self.env, self.chance, self.guests, self.rounds)
+        self.bad += bad
+        self.say("reverts ACTIVE on the old host with the old bytes", text)
 
 
 async def _note_taps(watch: asyncio.subprocess.Process, seen: dict[str, float]) -> None:

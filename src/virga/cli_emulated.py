@@ -129,7 +129,8 @@ class EmulatedCloud:
             code = await self._controller.wait()
             if self._is_over():
                 return
-            quick = quick + 1 if self.env.monotonic() - began < QUICK_S else 0
+            killed = code == -signal.SIGKILL  # somebody's doing, and no sign that the next one cannot live
+            quick = quick + 1 if self.env.monotonic() - began < QUICK_S and not killed else 0
             never = not (self.state / "ready").exists()  # a first start that ended by itself has said why
             if quick >= QUICK_DEATHS_MAX or (never and code > 0):
                 self.last_words = self._said()

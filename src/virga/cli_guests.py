@@ -98,13 +98,18 @@ class RealFounding(Founding):
         out, _ = await process.communicate()
         return process.returncode or 0, out.decode("utf-8", "replace").strip()
 
+    async def _ssh(self, server_id: str, command: str) -> tuple[int, str]:
+        """One try: exit status and output."""
+        return await self._run(
+            "ssh", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            "-o", f"ConnectTimeout={SSH_TRY_S:.0f}", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", "-o", "LogLevel=ERROR",
+            f"{USER}@{self.addresses[server_id]}", command)
+
     async def _shell(self, server_id: str, command: str) -> str:
         """A command's output from within the guest; tried until it can be reached. Raises Refused."""
         end = self.env.monotonic() + GUEST_TIMEOUT_S
         while True:
-            code, text = await self._run(
-                "ssh", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-                "-o", f"ConnectTimeout={SSH_TRY_S:.0f}", "-o", "LogLevel=ERROR", f"{USER}@{self.addresses[server_id]}", command)
+            code, text = await self._ssh(server_id, command)
             if code == 0:
                 return text
             if self.env.monotonic() > end:
