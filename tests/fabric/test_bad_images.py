@@ -1,7 +1,8 @@
-"""A server made from a bad image, through controller, image door and agent, over real TLS: ERROR with the reason, a clean host, and it can be deleted."""
+"""Bad images and full disks, through controller, image door and agent, over real TLS: the API says why, the host is clean, nothing is lost."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import shutil
 import subprocess
@@ -16,13 +17,13 @@ from virga.agent.fake import Machine
 from virga.agent.hypervisor import ImageRef
 from virga.agent.identity import HostIdentity
 from virga.agent.imagestore import ControllerImages
-from virga.agent.transfer import client_context
+from virga.agent.transfer import TransferClient, TransferServer, client_context, server_context
 from virga.domain.image import Image, filled, new_image_row
 from virga.domain.network import Network
 from virga.domain.port import Binding, Port
-from virga.domain.server import ACTIVE, DELETED, ERROR, RESCUED, Server
+from virga.domain.server import ACTIVE, DELETED, ERROR, RESCUED, RESIZED, Server
 from virga.ops import front
-from virga.sim.world import NETWORK_ID, PROJECT, SMALL, USER
+from virga.sim.world import BIG, NETWORK_ID, PROJECT, SMALL, USER
 from virga.store.db import Tx
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -37,6 +38,11 @@ class OneDisk(QcowDisks):
         await super().create(server_id, image, size_gb)
         self.machine.set_disk(server_id, b"there\n")
 
+    async def fetch(self, server_id: str, source: str, address: str) -> str:
+        found = await super().fetch(server_id, source, address)
+        self.machine.set_disk(server_id, b"there\n")
+        return found
+
     async def rescue(self, server_id: str, image: ImageRef, size_gb: int) -> None:
         await super().rescue(server_id, image, size_gb)
         self.machine.set_rescue_disk(server_id, b"there\n")
@@ -47,20 +53,29 @@ class OneDisk(QcowDisks):
 
 
 class Shop(Site):
-    """A site with one host of real disks, and images."""
+    """A site with hosts of real disks that copy from each other, and images."""
 
-    async def stock(self) -> None:
-        identity = HostIdentity(self.env, self.folder / "h1")
-        await identity.join(await self.door.invite(60.0), "h1")
-        files = (identity.folder / "host.crt", identity.folder / "host.key", identity.folder / "ca.crt")
-        store = ControllerImages(self.env, self.door.url, client_context(*files))
+    disks: OneDisk  # of the first host
+    all_disks: dict[str, OneDisk]
 
-        def disks(_: HostIdentity, machine: Machine) -> OneDisk:
-            self.disks = OneDisk(self.env, self.folder / "h1", store)
-            self.disks.machine = self.machine = machine
-            return self.disks
+    async def stock(self, count: int = 1) -> None:
+        self.all_disks = {}
+        for name in [f"h{number + 1}" for number in range(count)]:
+            identity = HostIdentity(self.env, self.folder / name)
+            await identity.join(await self.door.invite(60.0), name)
+            files = (identity.folder / "host.crt", identity.folder / "host.key", identity.folder / "ca.crt")
+            store = ControllerImages(self.env, self.door.url, client_context(*files))
+            disks = OneDisk(self.env, self.folder / name, store, TransferClient(self.env, client_context(*files)))
+            port = await TransferServer(disks).open("127.0.0.1", 0, server_context(*files))
 
-        await self.host("h1", identity, disks, store.welcomed)
+            def driver(_: HostIdentity, machine: Machine, disks: OneDisk = disks) -> OneDisk:
+                disks.machine = machine
+                return disks
+
+            self.all_disks[name] = disks
+            await self.host(name, identity, driver, store.welcomed, f"127.0.0.1:{port}")
+        self.disks = self.all_disks["h1"]
+        self.machine = self.disks.machine
         await self.db.run(lambda tx: tx.insert(Network(id=NETWORK_ID, project_id=PROJECT, name="net")))
 
     async def image(self, data: bytes, declared: str, sha512: str = "") -> str:
@@ -91,19 +106,19 @@ class Shop(Site):
                     return server
                 await asyncio.sleep(0.01)
 
-    def left(self) -> list[str]:
+    def left(self, host: str = "h1") -> list[str]:
         """Disks, halves, cached images and taps on the host."""
-        files = [str(path.relative_to(self.folder / "h1")) for part in ("images", "instances") for path in (self.folder / "h1" / part).rglob("*")
-                 if path.is_file()]
-        return files + [key for key in self.machine.journal.values if key.startswith(("tap", "disk/", "guest/"))]
+        folder = self.folder / host
+        files = [str(path.relative_to(folder)) for part in ("images", "instances") for path in (folder / part).rglob("*") if path.is_file()]
+        return files + [key for key in self.all_disks[host].machine.journal.values if key.startswith(("tap", "disk/", "guest/"))]
 
 
-def in_shop(tmp_path: Path, story: object) -> None:
+def in_shop(tmp_path: Path, story: object, hosts: int = 1) -> None:
     async def main() -> None:
         shop = Shop(tmp_path)
         await shop.open()
         try:
-            await shop.stock()
+            await shop.stock(hosts)
             await story(shop)  # type: ignore[operator]
         finally:
             await shop.close()
@@ -163,3 +178,58 @@ def test_a_good_image_boots_and_another_one_rescues(tmp_path: Path) -> None:
 
     in_shop(tmp_path, story)
 
+
+
+def test_a_disk_that_fills_up_during_a_resize_leaves_the_server_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(shop: Shop) -> None:
+        server_id = await shop.server(await shop.image(bytes(range(256)) * 4096, "raw"))
+        server = await shop.ends(server_id, ACTIVE)
+        assert server is not None and server.host
+        home, other = server.host, next(name for name in shop.all_disks if name != server.host)
+        before = await shop.all_disks[home].checksum(server_id)
+        room, tried = shop.all_disks[other].peer, []
+        assert isinstance(room, TransferClient)
+        whole = room.fetch
+
+        async def runs_full(address: str, path: str, target: Path, size_bytes: int, sha512: str) -> None:
+            await whole(address, path, target, size_bytes, sha512)
+            if path.startswith("/disks/"):
+                tried.append(target.stat().st_size)
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(room, "fetch", runs_full)
+        await shop.db.run(lambda tx: front.resize(tx, shop.ask(), tx.need(Server, server_id), BIG))
+        server = await shop.ends(server_id, ACTIVE)
+        assert tried and server is not None and server.host == home and server.fault is not None
+        assert "No space left on device" in server.fault.message
+        assert await shop.all_disks[home].checksum(server_id) == before
+        assert [name for name in shop.left(other) if not name.startswith("images/")] == []
+        # and with room again the same resize works
+        monkeypatch.undo()
+        await shop.db.run(lambda tx: front.resize(tx, shop.ask(), tx.need(Server, server_id), BIG))
+        server = await shop.ends(server_id, RESIZED)
+        assert server is not None and server.host == other
+
+    in_shop(tmp_path, story, 2)
+
+
+def test_a_snapshot_that_finds_no_room_leaves_server_and_image_list_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(shop: Shop) -> None:
+        server_id = await shop.server(await shop.image(bytes(1 << 20), "raw"))
+        assert await shop.ends(server_id, ACTIVE) is not None
+        monkeypatch.setattr(disk_room, "room", lambda folder: 1 << 20)
+        wanted = shop.env.new_id()
+
+        def ask(tx: Tx) -> None:
+            tx.insert(new_image_row(wanted, PROJECT, 0.0, name="snap"))
+            front.snapshot(tx, shop.ask(), tx.need(Server, server_id), wanted)
+
+        await shop.db.run(ask)
+        server = await shop.ends(server_id, ACTIVE)
+        assert server is not None and server.task_state is None
+        images = await shop.db.read(lambda tx: tx.find(Image))
+        assert [image.name for image in images] == ["i"]
+        assert any("no room for the snapshot" in event.text for event in shop.events)
+        assert not [name for name in shop.left() if "snapshot" in name]
+
+    in_shop(tmp_path, story)

@@ -57,7 +57,7 @@ class Site:
 
     async def host(
         self, name: str, identity: HostIdentity | None = None, disks: Callable[[HostIdentity, Machine], Disks] | None = None,
-        welcomed: Callable[[Welcome], None] = lambda welcome: None,
+        welcomed: Callable[[Welcome], None] = lambda welcome: None, address: str = "127.0.0.1",
     ) -> HostIdentity:
         """A host that joins and dials; returns its identity. `disks`: another driver than the fake one."""
         env = self.env.child(name)
@@ -72,7 +72,7 @@ class Site:
         self.agents[name] = Agent(
             env, self.trace, name, joined.host_id, self.config.compute, FakeHypervisor(env, machine, self.neighbours),
             disks(mine, machine) if disks else FakeDisks(env, machine, self.neighbours, NoImages()), FakeWiring(env, machine), Journal(), link,
-            identity=mine, welcomed=welcomed)
+            address, mine, welcomed=welcomed)
         env.spawn(self.agents[name].run(), "agent")
         await self.until(lambda: name in self.hub.sessions and self.hub.sessions[name].number > 0)
         return mine

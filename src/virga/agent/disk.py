@@ -278,7 +278,11 @@ class QcowDisks:
             assert self.peer is not None
             need_room(self.places.images, manifest.base_size_bytes, f"image {manifest.base}")
             partial = path.with_name(manifest.base + ".from")
-            await self.peer.fetch(address, f"/images/{manifest.base}", partial, manifest.base_size_bytes, manifest.base_sha512)
+            try:
+                await self.peer.fetch(address, f"/images/{manifest.base}", partial, manifest.base_size_bytes, manifest.base_sha512)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
             partial.chmod(0o444)
             partial.rename(path)
 
@@ -295,7 +299,8 @@ class QcowDisks:
         was = base.split(".")[-2] if base else "qcow2"
         kind = QEMU_NAMES.get(was, was)
         path = disk.with_name(f"snapshot.{image_id}")
-        need_room(disk.parent, disk.stat().st_blocks * 512, f"the snapshot of server {server_id}")
+        below = self.places.base(base).stat().st_blocks if base else 0  # what the guest has not overwritten is in it too
+        need_room(disk.parent, (disk.stat().st_blocks + below) * 512, f"the snapshot of server {server_id}")
         try:
             # -U: a paused or running guest has the disk open; what it has not flushed is not in the image, as after a power cut.
             await run(["qemu-img", "convert", "-q", "-U", "-f", "qcow2", "-O", kind, *(["-c"] if kind == "qcow2" else []), str(disk), str(path)],
