@@ -36,9 +36,11 @@ def command(token: str | None, name: str | None, state: str, hypervisor: str, vi
         except (OSError, UnicodeDecodeError) as error:
             fail(f"cannot read the join token: {error}")
             return
-    process = HostProcess(config, Path(state).absolute(), name or socket.gethostname().partition(".")[0], address or "")
+
+    folder = Path(state).absolute()
 
     async def main() -> None:
+        process = HostProcess(config, folder, name or socket.gethostname().partition(".")[0], address or "")
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from virga.agent import needs
 from virga.agent.disk import QcowDisks
 from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, NoImages, Script
 from virga.agent.hypervisor import Disks, DriverError, Hypervisor, WiringDriver
@@ -37,6 +38,10 @@ class HostProcess:
     """See the module. `join` first, then `start`."""
 
     def __init__(self, config: Config, state: Path, name: str, address: str) -> None:
+        """Raises CannotJoin when this machine cannot be such a host: before anything is made here, and before a token is used."""
+        why = needs.why_not(config.virt_type, urlsplit(config.libvirt.uri).netloc == "") if config.hypervisor == "libvirt" else ""
+        if why:
+            raise CannotJoin(why)
         self.config, self.state, self.name, self.address = config, state, name, address
         self.env = real_env(name)
         self.trace = Trace(self.env.now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib.util
 import ipaddress
 import os
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from virga.agent import needs
 from virga.domain.config import Config
 from virga.lab import hosts as lab_hosts
 from virga.lab.hosts import CannotEmulate as CannotEmulate
@@ -35,10 +35,9 @@ AGENT_PAUSE_S = 0.5  # between the death of an agent and the next one, as a serv
 def check(config: Config) -> None:
     """Raises CannotEmulate with one line that says what to do."""
     lab_hosts.check()
-    if importlib.util.find_spec("libvirt") is None:
-        raise CannotEmulate("the libvirt binding for Python is missing; run `make real` (or pip install 'virga-cloud[libvirt]'), or use --hypervisor fake")
-    if config.virt_type == "kvm" and not Path("/dev/kvm").exists():
-        raise CannotEmulate("/dev/kvm is missing; use --virt-type qemu (slow, works anywhere) or --hypervisor fake")
+    why = needs.binding() or needs.accelerator(config.virt_type)
+    if why:
+        raise CannotEmulate(why)
 
 
 def guest_image(config: Config) -> Path | None:

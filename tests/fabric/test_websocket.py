@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from virga.agent.fake import FakeDisks, FakeHypervisor, FakeWiring, Machine, Neighbourhood, NoImages
+from virga.agent.hypervisor import Disks
 from virga.agent.identity import HostIdentity
 from virga.agent.journal import Journal
 from virga.agent.session import Agent
@@ -21,6 +22,7 @@ from virga.doorway import Doorway
 from virga.fabric import pki
 from virga.fabric.hub import Hub
 from virga.fabric.websocket import Refused, dial
+from virga.fabric.wire import Welcome
 from virga.ops import enrolment, front
 from virga.ops.engine import Engine
 from virga.runtime.env import real_env
@@ -53,8 +55,11 @@ class Site:
         self.env.spawn(self.hub.run(), "hub")
         self.env.spawn(self.engine.run(), "engine")
 
-    async def host(self, name: str, identity: HostIdentity | None = None) -> HostIdentity:
-        """A host that joins and dials; returns its identity."""
+    async def host(
+        self, name: str, identity: HostIdentity | None = None, disks: Callable[[HostIdentity, Machine], Disks] | None = None,
+        welcomed: Callable[[Welcome], None] = lambda welcome: None, address: str = "127.0.0.1",
+    ) -> HostIdentity:
+        """A host that joins and dials; returns its identity. `disks`: another driver than the fake one."""
         env = self.env.child(name)
         mine = identity or HostIdentity(env, self.folder / name)
         joined = mine.joined() or await mine.join(await self.door.invite(60.0), name)
@@ -66,7 +71,8 @@ class Site:
 
         self.agents[name] = Agent(
             env, self.trace, name, joined.host_id, self.config.compute, FakeHypervisor(env, machine, self.neighbours),
-            FakeDisks(env, machine, self.neighbours, NoImages()), FakeWiring(env, machine), Journal(), link, identity=mine)
+            disks(mine, machine) if disks else FakeDisks(env, machine, self.neighbours, NoImages()), FakeWiring(env, machine), Journal(), link,
+            address, mine, welcomed=welcomed)
         env.spawn(self.agents[name].run(), "agent")
         await self.until(lambda: name in self.hub.sessions and self.hub.sessions[name].number > 0)
         return mine

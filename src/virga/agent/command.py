@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 from collections.abc import Sequence
 
 from virga.agent.hypervisor import DriverError
 
 DEADLINE_S = 60.0
 LAST_WORDS_MAX = 600
+NO_SPACE = os.strerror(errno.ENOSPC)  # how every command says it
 PACKAGES = {
     "ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "conntrack": "conntrack", "dnsmasq": "dnsmasq-base", "qemu-img": "qemu-utils",
     "arping": "iputils-arping", "modprobe": "kmod", "libvirtd": "libvirt-daemon-system", "qemu-system-x86_64": "qemu-system-x86",
@@ -50,7 +53,7 @@ async def run(argv: Sequence[str], stdin: str = "", deadline_s: float = DEADLINE
     status, out, err = await attempt(argv, stdin, deadline_s)
     if status != 0:
         words = (err.strip() or out.strip() or "no message")[-LAST_WORDS_MAX:]
-        raise DriverError(f"{' '.join(argv[:6])} failed ({status}): {words}", code)
+        raise DriverError(f"{' '.join(argv[:6])} failed ({status}): {words}", "no-space" if NO_SPACE in words else code)
     return out
 
 

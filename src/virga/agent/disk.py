@@ -2,8 +2,9 @@
 """The disk driver: images cached by checksum, one qcow2 overlay a server, copies from other hosts.
 
 Rules: `instances/<id>/disk` exists only when it is complete: everything is made aside and renamed. An image is checked before it becomes a base:
-checksum, format as declared, no backing file or data file of its own (that would read this host's files), virtual size within the flavor's disk; all
-of it with bounded memory and time, since the bytes are a stranger's. Room is looked at before anything is written, and running out of it in the
+checksum, format as declared, no other file named in it (imagecheck.py), virtual size within the flavor's disk; all of it with bounded memory and time,
+since the bytes are a stranger's. A disk that another host gives is looked at too: it may stand on its image in our cache and on nothing else.
+Room is looked at before anything is written, and running out of it in the
 middle leaves nothing. A base that no overlay names any more is deleted when an hour old.
 The overlay names its base by a relative path, so a copy is byte for byte the same on both hosts and one checksum covers it.
 """
@@ -21,17 +22,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from virga.agent.command import attempt, run
+from virga.agent.command import run
 from virga.agent.hypervisor import DriverError, ImageRef
+from virga.agent.imagecheck import QEMU_NAMES, backing_of, inspect
 from virga.agent.places import Places
 from virga.runtime.env import Env
 
 GIB = 1 << 30
 SPARE_BYTES = 64 << 20  # never fill a file system to the brim: the guests' own writes need the rest
-INSPECT_MEMORY_BYTES, INSPECT_CPU_S = 1 << 30, 30
 BASE_KEPT_S = 3600.0
 FORMATS = ("raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso", "ami", "ploop")
-QEMU_NAMES = {"vhd": "vpc", "iso": "raw", "ami": "raw", "ploop": "parallels"}
 BLOCK_BYTES = 1 << 20
 
 
@@ -79,25 +79,6 @@ def need_room(folder: Path, size_bytes: int, what: str) -> None:
     free = room(folder)
     if free < size_bytes + SPARE_BYTES:
         raise DriverError(f"no room for {what}: it needs {size_bytes >> 20} MiB, {max(0, free - SPARE_BYTES) >> 20} MiB are free in {folder}", "no-space")
-
-
-async def inspect(path: Path, image_format: str, image_id: str) -> int:
-    """Virtual size in bytes of a stranger's image. Raises DriverError when it is not what it says or would reach outside itself."""
-    kind = QEMU_NAMES.get(image_format, image_format)
-    argv = ["prlimit", f"--as={INSPECT_MEMORY_BYTES}", f"--cpu={INSPECT_CPU_S}", "qemu-img", "info", "-f", kind, "--output=json", str(path)]
-    status, out, err = await attempt(argv)
-    if status != 0:
-        raise DriverError(f"image {image_id} is not a valid {image_format} image: {err.strip()[-300:]}", "bad-image")
-    info = json.loads(out)
-    if info.get("backing-filename") or info.get("full-backing-filename"):
-        raise DriverError(f"image {image_id} refers to a backing file, which is not allowed", "bad-image")
-    if (info.get("format-specific") or {}).get("data", {}).get("data-file"):
-        raise DriverError(f"image {image_id} refers to a data file, which is not allowed", "bad-image")
-    if kind == "qcow2":
-        status, _, err = await attempt([*argv[:3], "qemu-img", "check", "-f", kind, "-q", str(path)])
-        if status not in (0, 3):  # 3: leaked clusters, harmless
-            raise DriverError(f"image {image_id} is damaged: {err.strip()[-300:] or 'qemu-img check failed'}", "bad-image")
-    return int(info["virtual-size"])
 
 
 class QcowDisks:
@@ -169,9 +150,7 @@ class QcowDisks:
         size_bytes = size_gb * GIB
         argv = ["qemu-img", "create", "-q", "-f", "qcow2"]
         if image is not None:
-            base, kind, virtual = await self._base(image)
-            if size_bytes and virtual > size_bytes:
-                raise DriverError(f"image {image.id} needs a disk of {-(-virtual // GIB)} GiB, the flavor gives {size_gb} GiB", "image-too-large")
+            base, kind, virtual = await self._base(image, size_bytes)
             size_bytes = size_bytes or virtual
             argv += ["-b", f"../../images/{base.name}", "-F", kind]
         need_room(disk.parent, 1 << 20, f"the disk of server {server_id}")
@@ -181,8 +160,9 @@ class QcowDisks:
         finally:
             fresh.unlink(missing_ok=True)
 
-    async def _base(self, image: ImageRef) -> tuple[Path, str, int]:
-        """The image in the cache as a raw file: path, qemu format, virtual size. Fetched, checked and unpacked if it is not there.
+    async def _base(self, image: ImageRef, most_bytes: int) -> tuple[Path, str, int]:
+        """The image in the cache as a raw file: path, qemu format, virtual size. Fetched, checked and unpacked if it is not there, but not one of more
+        than `most_bytes` (0: any size).
 
         Raw, because a guest's firmware reads a few sectors at a time and a compressed image would be unpacked again for each of them.
         """
@@ -193,12 +173,14 @@ class QcowDisks:
         async with self._bases.setdefault(name, asyncio.Lock()):
             if path.exists():
                 os.utime(path)
+                _fits(image, path.stat().st_size, most_bytes)
                 return path, "raw", path.stat().st_size
             need_room(self.places.images, image.size_bytes, f"image {image.id}")
             partial = path.with_name(name + ".part")
             try:
                 await self._download(image, partial)
                 virtual = await inspect(partial, image.disk_format, image.id)
+                _fits(image, virtual, most_bytes)
                 if image.disk_format not in ("raw", "iso", "ami"):
                     partial = await self._unpack(image, partial)
             except DriverError:
@@ -242,20 +224,9 @@ class QcowDisks:
 
     # moving ---------------------------------------------------------------------------------------------------------
     def base_of(self, server_id: str, disk: Path | None = None) -> str:
-        """The cached image a disk (the server's own, if none is named) stands on, '' for none.
-
-        Read from the overlay's own header (qcow2 specification, header fields).
-        """
+        """The cached image a disk (the server's own, if none is named) stands on, '' for none; read from the overlay's own header."""
         try:
-            with (disk or self.places.disk(server_id)).open("rb") as file:
-                head = file.read(24)
-                if head[:4] != b"QFI\xfb":
-                    raise DriverError(f"the disk of server {server_id} is not a qcow2 file", "bad-image")
-                offset, length = int.from_bytes(head[8:16], "big"), int.from_bytes(head[16:20], "big")
-                if not offset:
-                    return ""
-                file.seek(offset)
-                return Path(file.read(length).decode()).name
+            return Path(backing_of(disk or self.places.disk(server_id))[0]).name
         except FileNotFoundError as error:
             raise DriverError(f"there is no disk of server {server_id} on this host", "no-disk") from error
 
@@ -291,6 +262,11 @@ class QcowDisks:
             for other in disk.parent.glob("disk.from.*"):
                 other.unlink()
             raise _disk_problem(error, f"copying the disk of server {server_id} from {source}") from error
+        try:
+            _refuse_foreign(partial, manifest)
+        except DriverError:
+            partial.unlink()
+            raise
         partial.rename(disk)
         return manifest.sha512
 
@@ -302,7 +278,11 @@ class QcowDisks:
             assert self.peer is not None
             need_room(self.places.images, manifest.base_size_bytes, f"image {manifest.base}")
             partial = path.with_name(manifest.base + ".from")
-            await self.peer.fetch(address, f"/images/{manifest.base}", partial, manifest.base_size_bytes, manifest.base_sha512)
+            try:
+                await self.peer.fetch(address, f"/images/{manifest.base}", partial, manifest.base_size_bytes, manifest.base_sha512)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
             partial.chmod(0o444)
             partial.rename(path)
 
@@ -319,7 +299,8 @@ class QcowDisks:
         was = base.split(".")[-2] if base else "qcow2"
         kind = QEMU_NAMES.get(was, was)
         path = disk.with_name(f"snapshot.{image_id}")
-        need_room(disk.parent, disk.stat().st_blocks * 512, f"the snapshot of server {server_id}")
+        below = self.places.base(base).stat().st_blocks if base else 0  # what the guest has not overwritten is in it too
+        need_room(disk.parent, (disk.stat().st_blocks + below) * 512, f"the snapshot of server {server_id}")
         try:
             # -U: a paused or running guest has the disk open; what it has not flushed is not in the image, as after a power cut.
             await run(["qemu-img", "convert", "-q", "-U", "-f", "qcow2", "-O", kind, *(["-c"] if kind == "qcow2" else []), str(disk), str(path)],
@@ -351,6 +332,19 @@ class QcowDisks:
         for path in self.places.images.iterdir():
             if path.name not in used and self.env.now() - path.stat().st_mtime > BASE_KEPT_S:
                 path.unlink(missing_ok=True)
+
+
+def _refuse_foreign(copy: Path, manifest: Manifest) -> None:
+    """The other host wrote this header, and what it names would be read on this one."""
+    named, kind = backing_of(copy)
+    if (named, kind) != ((f"../../images/{manifest.base}", "raw") if manifest.base else ("", "")):
+        raise DriverError(f"the copied disk stands on {named[:200]!r} ({kind}), which is no image of this host", "bad-image")
+
+
+def _fits(image: ImageRef, virtual_bytes: int, most_bytes: int) -> None:
+    """Before it is unpacked: a small file may claim any size."""
+    if most_bytes and virtual_bytes > most_bytes:
+        raise DriverError(f"image {image.id} needs a disk of {-(-virtual_bytes // GIB)} GiB, the flavor gives {most_bytes // GIB} GiB", "image-too-large")
 
 
 def _disk_problem(error: OSError, doing: str) -> DriverError:

@@ -198,8 +198,12 @@ class LinuxBridgeWiring:
                 return
             self.view = fresh
             partial = self.folder / "view.part"
-            partial.write_bytes(msgspec.json.encode(fresh))
-            partial.rename(self.folder / "view.json")
+            try:
+                partial.write_bytes(msgspec.json.encode(fresh))
+                partial.rename(self.folder / "view.json")
+            except OSError:  # no room: the network goes on without it, and a restart that finds no view asks for one
+                partial.unlink(missing_ok=True)
+                (self.folder / "view.json").unlink(missing_ok=True)
         await self._settle()
         if self._view_error:
             raise DriverError(self._view_error)
@@ -219,7 +223,7 @@ class LinuxBridgeWiring:
                         if self.options.services and serves(network):
                             await self.services.ensure(network, [port for port in view.ports if port.network_id == network.id])
                             self._serving.add(network.id)
-                    except DriverError as error:
+                    except (DriverError, OSError) as error:
                         self._serving.discard(network.id)
                         errors.append(str(error))
             # Ports are ready from here on; guests need not wait for routers and for the removal of what nobody uses.

@@ -8,6 +8,7 @@ nobody ordered, the drivers are asked, until they answer. Guests do not need thi
 from __future__ import annotations
 
 import asyncio
+import errno
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -341,6 +342,9 @@ class Agent:
             result = Result(do.command_id, True, "", await verb(record, do.args))
         except DriverError as error:
             result = Result(do.command_id, False, str(error), {"code": error.code})
+        except OSError as error:  # a file of this host: no room, no permission
+            code = "no-space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "failed"
+            result = Result(do.command_id, False, f"{do.verb}: {str(error) or repr(error)}", {"code": code})
         except (asyncio.CancelledError, Killed):
             raise
         except Exception as error:

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -24,14 +23,15 @@ from pathlib import Path
 
 import msgspec
 
+from virga.agent import needs
+
 NETNS_FOLDER = Path("/run/netns")
 CACHE = Path("/var/cache/virga/libvirt-capabilities")
 PR_SET_CHILD_SUBREAPER = 36
 KILL_POLLS, KILL_POLL_S = 100, 0.03
 LIBVIRT_WAIT_S = 30.0
-NEEDED = {"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux"}
-NEEDED_LIBVIRT = {"libvirtd": "libvirt-daemon-system", "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "tini": "tini",
-                  "dnsmasq": "dnsmasq-base"}
+NEEDED = {**needs.NETWORK, "nsenter": "util-linux"}
+NEEDED_LIBVIRT = {**needs.GUESTS, "libvirtd": needs.LIBVIRT_PACKAGE, "tini": "tini"}
 LIBVIRT_USER = "libvirt-qemu"  # libvirt's QEMU driver looks it up before it reads which user it is to take
 
 LIBVIRTD_CONF = """\
@@ -78,25 +78,13 @@ class LabHost(msgspec.Struct, frozen=True):
 
 def check(libvirt: bool = True) -> None:
     """Raises CannotEmulate with what to do about it."""
-    if os.geteuid() != 0:
-        raise CannotEmulate("emulated hosts with real guests need root; run as root, or use --hypervisor fake")
-    if not Path("/dev/net/tun").exists():
-        raise CannotEmulate("/dev/net/tun is missing (modprobe tun); without it use --hypervisor fake")
     programs = {**NEEDED, **(NEEDED_LIBVIRT if libvirt else {})}
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = {package for program, package in programs.items() if shutil.which(program, path=path) is None}
-    if libvirt and not _user_exists(LIBVIRT_USER):
-        missing.add("libvirt-daemon-system")
-    if missing:
-        raise CannotEmulate(f"missing Debian packages; run: apt-get install -y {' '.join(sorted(missing))}   (or use --hypervisor fake)")
-
-
-def _user_exists(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
+    missing = set(needs.missing_packages(programs, daemon=False))
+    if libvirt and not needs.user_exists(LIBVIRT_USER):
+        missing.add(needs.LIBVIRT_PACKAGE)
+    why = needs.privilege("an emulated host of real guests") or needs.packages(sorted(missing))
+    if why:
+        raise CannotEmulate(why)
 
 
 def _ip(lines: Iterable[str], namespace: str = "", force: bool = False) -> None:

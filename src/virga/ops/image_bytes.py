@@ -1,6 +1,6 @@
 """Which host may have or put the bytes of which image: only what a pending command tells it to.
 
-A host asks under the name its certificate proves. Reading needs a pending command to that host whose guest is made from the image; writing needs a
+A host asks under the name its certificate proves. Reading needs a pending command to that host whose guest is made or rescued from the image; writing needs a
 pending snapshot command that names the image. So a host that was taken over can fetch no image that no server of its own needs.
 """
 from __future__ import annotations
@@ -17,8 +17,8 @@ def readable(tx: Tx, host_id: str, host: str, image_id: str) -> str:
     if why_not(tx, host_id, host) or image is None or not image.blob:
         return ""
     for command in tx.find(Command, host=host, state=PENDING):
-        wanted = (command.args.get("spec") or {}).get("image") or {}
-        if wanted.get("id") == image_id:
+        spec = command.args.get("spec") or {}
+        if any((spec.get(use) or {}).get("id") == image_id for use in ("image", "rescue")):
             return image.blob
     return ""
 
