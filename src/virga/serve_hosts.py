@@ -7,7 +7,6 @@ next start sweeps what a killed keeper left. A machine can have several such clo
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
 import os
 import sys
@@ -21,8 +20,6 @@ from virga.lab.hosts import CannotEmulate as CannotEmulate
 from virga.lab.hosts import Lab, LabHost
 from virga.runtime.env import Env
 
-LABS_MAX = 90
-LOCKS = Path("/run/lock")
 FABRIC_PORT = 8788
 PUBLIC_NETWORK, PUBLIC_DEVICE, PUBLIC_GATEWAY = "public", "eth1", "172.24.4.1/24"
 GUEST_IMAGE = Path("build/guest/virga-guest.qcow2")
@@ -50,26 +47,13 @@ class EmulatedHosts:
     def __init__(self, env: Env, config: Config, state: Path, say: Callable[[str], None]) -> None:
         check(config)
         self._env, self._config, self._state, self._say = env, config, state, say
-        self._lock: Any = None
         for tag in lab_hosts.sweep():
             say(f"removed what an emulated network {tag} of an earlier run had left")
-        number = self._take_number()
+        number, self._lock = lab_hosts.take_number()
         gateway = "" if self._gateway_taken() else PUBLIC_GATEWAY
         if not gateway:
             say(f"address {PUBLIC_GATEWAY} is in use on this machine (another cloud?): floating IPs will not be reachable from here")
         self.lab = Lab(state / "hosts", config.hosts, f"u{number}", number, public_gateway=gateway, restart=True)
-
-    def _take_number(self) -> int:
-        for number in range(LABS_MAX):
-            file = (LOCKS / f"virga-lab-{number}").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            self._lock = file
-            return number
-        raise CannotEmulate(f"{LABS_MAX} clouds of emulated hosts run on this machine already")
 
     def _gateway_taken(self) -> bool:
         """Whether this machine has the address already; the kernel's routing table lists its own addresses as leaves."""
@@ -117,8 +101,7 @@ class EmulatedHosts:
     async def close(self) -> None:
         """Every trace goes; the state folder stays."""
         await asyncio.to_thread(self.lab.down)
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
 
 def _memory_mib() -> int:
