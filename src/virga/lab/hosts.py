@@ -161,6 +161,24 @@ def _zombie(pid: int) -> bool:
         return True
 
 
+def start_keeper(tag: str, folder: str = "") -> subprocess.Popen[bytes]:
+    """A process that outlives us and then removes the lab `tag` and, if it is given, `folder`. Raises CannotEmulate."""
+    keeper = subprocess.Popen([sys.executable, "-m", "virga.lab.hosts", "keep", tag, *([folder] if folder else [])],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert keeper.stdout is not None
+    if keeper.stdout.readline() != b"keeping\n":
+        raise CannotEmulate("the keeper of the emulated hosts did not start")
+    return keeper
+
+
+def end_keeper(keeper: subprocess.Popen[bytes]) -> None:
+    """Let it do its work now, and wait until it has."""
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(timeout=20 + FOLDER_TRIES)
+
+
 class Lab:
     """`up()` makes `count` hosts, `down()` removes every trace. `tag`: two to four characters, one lab a tag; `net`: third octet of the underlay.
 
@@ -202,21 +220,15 @@ class Lab:
         """Idempotent."""
         if self.libvirt:
             self._save_cache()
-        if self._keeper is not None and self._keeper.stdin is not None:
-            self._keeper.stdin.close()  # the keeper does the removal, as it would after our death
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(timeout=20 + (FOLDER_TRIES if self.temporary else 0))
+        if self._keeper is not None:
+            end_keeper(self._keeper)  # it does the removal, as it would after our death
             self._keeper = None
         remove_traces(self.tag)
 
     # pieces ---------------------------------------------------------------------------------------------------------
     def _start_keeper(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "virga.lab.hosts", "keep", self.tag, *([str(self.folder)] if self.temporary else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        assert self._keeper.stdout is not None
-        if self._keeper.stdout.readline() != b"keeping\n":
-            raise CannotEmulate("the keeper of the emulated hosts did not start")
+        self._keeper = start_keeper(self.tag, str(self.folder) if self.temporary else "")
 
     def _network(self) -> None:
         names = [self.underlay, *(host.namespace for host in self.hosts)]

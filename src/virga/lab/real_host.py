@@ -30,7 +30,6 @@ from virga.lab.meter import BACKUP, MeteredJournal
 from virga.runtime.env import Env
 
 NETWORK = "5eed0000-0000-4000-8000-000000000001"
-IMAGE = ImageRef("guest", disk_format="qcow2")
 WARM = "warm-up"
 
 
@@ -38,6 +37,7 @@ class KiloHypervisor(LibvirtHypervisor):
     """The production driver, but for the tap: it comes and goes with the guest. Nobody here listens to libvirt's events, as Kilo's revert does not."""
 
     async def open(self, changed: Callable[[str], None]) -> None:
+        self._lib.registerErrorHandler(lambda _context, _error: None, None)
         self.places.instances.mkdir(parents=True, exist_ok=True)
         await self._connect()
 
@@ -67,7 +67,8 @@ class RealMachine(Machine):
         super().__init__(name, journal)
         self.env, self.host = env, host
         self.folder = Path(host.folder)
-        self.disks = QcowDisks(env, self.folder, FolderImages(image))
+        self.image = ImageRef(image.name, disk_format="qcow2")
+        self.disks = QcowDisks(env, self.folder, FolderImages(image.parent))
         self.hypervisor = KiloHypervisor(env, LibvirtOptions(host.folder, host.libvirt_uri, machine=libvirt_xml.Machine("qemu")), self.disks)
         self.bridge = "brq" + NETWORK[:11]
         self.ports: dict[str, str] = {}  # tap -> port id
@@ -87,7 +88,7 @@ class RealMachine(Machine):
             raise DriverError(f"cannot hear of changes to the network of {self.name}: {error}", "forbidden") from error
         await self.disks.open()
         await self.hypervisor.open(lambda server_id: None)
-        await self.disks.create(WARM, IMAGE, 1)
+        await self.disks.create(WARM, self.image, 1)
         await self.disks.discard(WARM)
 
     async def close(self) -> None:
@@ -158,7 +159,7 @@ class RealMachine(Machine):
             self.set_disk(name, b"" if path.exists() else None)
 
     async def make_disk(self, server: Server) -> None:
-        await self.disks.create(server.id, IMAGE, server.flavor.disk_gb)
+        await self.disks.create(server.id, self.image, server.flavor.disk_gb)
         self._note_disks(server.id)
 
     async def delete_disk(self, server_id: str, *, aside: bool) -> None:

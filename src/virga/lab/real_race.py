@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from virga.agent.hypervisor import DriverError
 from virga.domain.server import ERROR
 from virga.lab import drawings, pictures
 from virga.lab import kilo_rules as rules
@@ -114,7 +115,7 @@ class Era:
 
 
 async def run_era(env: Env, options: Options, plan: Plan, seed: int, lab: Lab, image: Path, say: Say) -> tuple[RealTotals, RealKilo]:
-    """Raises CannotRace, CannotEmulate, DriverError. The lab is gone afterwards, however it ends."""
+    """Raises CannotRace, CannotEmulate. The lab is gone afterwards, however it ends."""
     hosts: list[LabHost] = lab.hosts
     await env.offload(lab.up)
     try:
@@ -124,6 +125,8 @@ async def run_era(env: Env, options: Options, plan: Plan, seed: int, lab: Lab, i
             await cloud.open()
             cloud.start()
             return await Era(cloud, plan, seed, say).run(), cloud
+        except DriverError as error:
+            raise CannotRace(str(error)) from error
         finally:
             cloud.stop()
             await cloud.close()
@@ -163,7 +166,7 @@ def odds_of(line: RealTotals) -> list[str]:
     told = [f"{line.name}: W is {line.window_s:.3f} s and d {line.report_s:.3f} s (medians), T {line.interval_s:g} s; so (W - d) / T expects "
             f"{line.expected:.1f} of {line.reverts} reverts to wait in vain ({share:.0%}); {line.full_timeouts} did"]
     if not line.full_timeouts:
-        wanted = f"about {int(3 / share) + 1} reverts show one with 95 % certainty; raise --rounds" if share > 0 else "W is not above d here: no revert can fail"
+        wanted = f"about {int(3 / share) + 1} reverts show one with 95 % certainty; raise --rounds" if share > 0 else "W was never above d"
         told.append(f"{line.name}: none failed this time, and none had to: that happens with probability {(1 - share) ** line.reverts:.0%}; {wanted}")
     return told
 
