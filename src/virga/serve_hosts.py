@@ -91,7 +91,8 @@ class EmulatedHosts:
         pairs = ", ".join(f'"{name}" = "{device}"' for name, device in sorted(mappings.items()))
         compute = self._config.compute
         lines = [
-            "[network]", f"physical_interface_mappings = {{ {pairs} }}", "",
+            "[network]", f"physical_interface_mappings = {{ {pairs} }}",
+            f"minimize_polling = {str(self._config.network.minimize_polling).lower()}", f"polling_interval = {self._config.network.polling_interval}", "",
             "[compute]", f"vif_plugging_timeout = {compute.vif_plugging_timeout}", f"vif_plugging_is_fatal = {str(compute.vif_plugging_is_fatal).lower()}", "",
             "[libvirt]", f'uri = "{host.libvirt_uri}"', 'peer_uri = "qemu+tcp://{address}/system"', "migrate_tls = false",
             f'peer_folder = "{Path(host.folder).parent}/{{host}}"', f'runtime = "{host.runtime}"', f'namespace_prefix = "{host.prefix}"',
