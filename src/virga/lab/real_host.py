@@ -156,7 +156,8 @@ class RealMachine(Machine):
         """What files there are, for the meter; what is new is told before what is gone, as a rename has it."""
         files = {server_id: self.disks.places.disk(server_id), server_id + BACKUP: self._aside(server_id) / "disk"}
         for name, path in sorted(files.items(), key=lambda item: not item[1].exists()):
-            self.set_disk(name, b"" if path.exists() else None)
+            if path.exists() != ("disk/" + name in self.journal.values):
+                self.set_disk(name, b"" if path.exists() else None)
 
     async def make_disk(self, server: Server) -> None:
         await self.disks.create(server.id, self.image, server.flavor.disk_gb)
