@@ -37,9 +37,17 @@ class PollingWiring(LinuxBridgeWiring):
         await self._take(view)
 
     async def wire(self, nic: Nic) -> None:
-        await self._ensure_tap(nic, bridged=False)
-        self._unseen[nic.tap] = nic
+        if not self._bridged(nic):
+            await self._ensure_tap(nic, bridged=False)
+            self._unseen[nic.tap] = nic
         await self._wait_for_view(nic)
+
+    def _bridged(self, nic: Nic) -> bool:
+        """Whether an earlier look has done what this one could."""
+        links = self._find_taps()
+        bridge = links.get(nic.bridge)
+        return (self._taps.get(nic.tap) == (nic.port_id, nic.generation) and bridge is not None and bridge.up
+                and links[nic.tap].master == bridge.index and links[nic.tap].up)
 
     def _ready(self, nic: Nic) -> bool:
         return nic.tap not in self._unseen and super()._ready(nic)
