@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,15 @@ PHASES = {"create": "create servers", "note": "note what the disks hold", "resiz
 
 
 class Child:
-    """A cloud of our own in a process of its own."""
+    """A cloud of our own in a process of its own. `under`: a command that starts it."""
 
-    def __init__(self, env: Env, state: Path, options: list[str]) -> None:
+    def __init__(self, env: Env, state: Path, options: list[str], under: Sequence[str] = ()) -> None:
         self.env, self.state = env, state
         self.log = state / "virga.log"
         with self.log.open("ab") as log:
             self._from = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "virga.cli", "up", "--state", str(state), "--listen", "127.0.0.1:0", *options],
+                [*under, sys.executable, "-m", "virga.cli", "up", "--state", str(state), "--listen", "127.0.0.1:0", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     async def ready(self, timeout_s: float) -> None:

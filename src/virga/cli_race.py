@@ -1,8 +1,9 @@
 """`virga race`: the founding case, live - counted, enumerated, predicted, drawn, explained, and set beside historical bugs.
 
 Exactly one mode a call: the race itself (default), --compare, --exhaustive, --odds, --draw DIR, --museum, --explain. Every mode takes seeds, shows its
-progress on stderr, and prints the same result for the same seeds on every machine; only the speed lines depend on this one. Combinations that make no
-sense are refused with one line.
+progress on stderr, and prints the same result for the same seeds on every machine; only the speed lines depend on this one. --real is the race (or
+--compare) on real hosts, where nothing is seeded but the operator's pace; with it --draw is about that run. Combinations that make no sense are refused
+with one line.
 """
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from virga.cli import fail
 from virga.lab.options import DELAYS, Mistake, Options, refuse
 
 T = TypeVar("T")
-MODES = ("compare", "exhaustive", "odds", "draw", "museum", "explain")
+MODES = ("compare", "exhaustive", "odds", "draw", "museum", "explain", "real")
+WITH_REAL = ("compare", "draw")
 
 
 def watched(work: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -30,8 +32,8 @@ def watched(work: Iterable[T], total: int, what: str) -> Iterator[T]:
     yield from track(work, total=total, description=what, console=err, disable=not err.is_terminal)
 
 
-def _delays(given: tuple[str, ...]) -> dict[str, float]:
-    delays = dict(DELAYS)
+def _delays(given: tuple[str, ...], base: dict[str, float]) -> dict[str, float]:
+    delays = dict(base)
     for text in given:
         name, _, value = text.partition("=")
         try:
@@ -43,7 +45,7 @@ def _delays(given: tuple[str, ...]) -> dict[str, float]:
 
 def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
     """The one mode asked for. Raises Mistake for two, or for an option that the mode does not read."""
-    chosen = [mode for mode in MODES if params[mode]]
+    chosen = [mode for mode in MODES if params[mode] and not (params["real"] and mode in WITH_REAL)]
     if len(chosen) > 1:
         raise Mistake(f"--{chosen[0]} and --{chosen[1]} are two different things to do; ask for one of them")
     mode = chosen[0] if chosen else "race"
@@ -54,6 +56,7 @@ def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
         "odds": {"era", "polling_interval", "seeds", "seed", "as_json", "out"},
         "draw": {"seed"}, "museum": {"seeds", "as_json", "out"},
         "explain": {"era", "nonfatal", "bind_first", "polling_interval", "vif_plugging_timeout", "delay", "jitter", "seed", "seeds", "revert_after", "at"},
+        "real": {"era", "nonfatal", "bind_first", "polling_interval", "vif_plugging_timeout", "delay", "servers", "rounds", "seed", "as_json"},
         "race": {"era", "nonfatal", "bind_first", "polling_interval", "vif_plugging_timeout", "delay", "jitter", "servers", "rounds", "ports",
                  "revert_after", "seeds", "seed", "as_json"},
     }[mode]
@@ -68,7 +71,7 @@ def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
 @click.option("--nonfatal", is_flag=True, help="Remedy 1: vif_plugging_is_fatal = false.")
 @click.option("--bind-first", is_flag=True, help="Remedy 2: setup_networks_on_host moves the binding.")
 @click.option("--polling-interval", type=float, default=None, help="Seconds between two looks of the linuxbridge agent (default 2).")
-@click.option("--vif-plugging-timeout", type=float, default=None, help="Seconds a compute manager waits (default 300).")
+@click.option("--vif-plugging-timeout", type=float, default=None, help="Seconds a compute manager waits (default 300; 15 with --real).")
 @click.option("--delay", multiple=True, metavar="NAME=SECONDS", help=f"Mean time of a step; NAME is one of {', '.join(DELAYS)}.")
 @click.option("--jitter", type=click.FloatRange(0, 1), default=None, help="How far delays vary around their mean (default 0.5).")
 @click.option("--servers", type=click.IntRange(1, 50), default=5, show_default=True)
@@ -83,6 +86,7 @@ def _check_modes(context: click.Context, params: dict[str, Any]) -> str:
 @click.option("--draw", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR", help="The report's figures from real runs.")
 @click.option("--museum", is_flag=True, help="The hazards and crash points as named mutants: who finds each, how fast.")
 @click.option("--explain", is_flag=True, help="Run until a server hangs and say what it waits for, and why that cannot come.")
+@click.option("--real", is_flag=True, help="On real hosts: bridges, taps and QEMU guests in network namespaces (root, libvirt). Kilo, then Virga.")
 @click.option("--at", type=click.FloatRange(0), default=None, help="With --explain: how many seconds after the revert to look (default 60).")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="With --odds and --museum: folder for plots and drawings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -94,12 +98,21 @@ def command(context: click.Context, /, **params: Any) -> None:
         changes = {name: params[name] for name in ("era", "nonfatal", "bind_first", "polling_interval", "vif_plugging_timeout", "jitter") if params[name]
                    or (params[name] is not None and params[name] is not False)}
         if params["delay"]:
-            changes["delays"] = _delays(params["delay"])
+            changes["delays"] = _delays(params["delay"], _base(params))
         options = Options(**changes)
         refuse(options, frozenset(changes))
         MODE_CALLS[mode](options, params)
     except Mistake as mistake:
         fail(str(mistake))
+
+
+def _base(params: dict[str, Any]) -> dict[str, float]:
+    """The delays that --delay changes: with --real those that are scripted come on top of what really takes time."""
+    if not params["real"]:
+        return DELAYS
+    from virga.lab.real_kilo import REAL_DELAYS
+
+    return REAL_DELAYS
 
 
 def _race(options: Options, params: dict[str, Any]) -> None:
@@ -162,4 +175,12 @@ def _explain(options: Options, params: dict[str, Any]) -> None:
     report(options, params["seed"], params["seeds"] or 200, params["at"] if params["at"] is not None else 60.0, params["revert_after"])
 
 
-MODE_CALLS = {"race": _race, "compare": _compare, "exhaustive": _exhaustive, "odds": _odds, "draw": _draw, "museum": _museum, "explain": _explain}
+def _real(options: Options, params: dict[str, Any]) -> None:
+    from virga.cli_race_real import report
+
+    report(options, params)
+
+
+MODE_CALLS = {
+    "real": _real, "race": _race, "compare": _compare, "exhaustive": _exhaustive, "odds": _odds, "draw": _draw, "museum": _museum, "explain": _explain,
+}

@@ -21,6 +21,7 @@ from virga.agent.journal import Journal
 from virga.agent.libvirt import LibvirtHypervisor, LibvirtOptions
 from virga.agent.libvirt_xml import Machine as GuestMachine
 from virga.agent.linuxbridge import LinuxBridgeWiring, WiringOptions
+from virga.agent.polling import wiring_for
 from virga.agent.session import Agent
 from virga.agent.transfer import TransferClient, TransferServer, client_context, server_context
 from virga.domain.config import Config
@@ -96,8 +97,9 @@ class HostProcess:
         client = self.identity.keep_current(client_context(*files))
         images = ControllerImages(self.env, joined.url, client)
         disks = QcowDisks(self.env, self.state, images, TransferClient(self.env, client))
-        wiring = LinuxBridgeWiring(self.env, WiringOptions(
-            str(self.state / "net"), options.runtime, address, mappings, options.namespace_prefix))
+        network = self.config.network
+        wiring = wiring_for(self.env, WiringOptions(
+            str(self.state / "net"), options.runtime, address, mappings, options.namespace_prefix, network.minimize_polling, network.polling_interval))
         try:
             hypervisor = LibvirtHypervisor(self.env, LibvirtOptions(
                 str(self.state), options.uri, options.peer_uri, options.migrate_tls, options.peer_folder,

@@ -7,7 +7,6 @@ next start sweeps what a killed keeper left. A machine can have several such clo
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ipaddress
 import os
 import sys
@@ -22,8 +21,6 @@ from virga.lab.hosts import CannotEmulate as CannotEmulate
 from virga.lab.hosts import Lab, LabHost
 from virga.runtime.env import Env
 
-LABS_MAX = 90
-LOCKS = Path("/run/lock")
 FABRIC_PORT = 8788
 PUBLIC_NETWORK, PUBLIC_DEVICE = "public", "eth1"
 FLOATING_RANGE = "172.24.{}.0/24"  # of the cloud with number N: 172.24.(4+N), so that clouds beside each other can all be reached
@@ -52,10 +49,9 @@ class EmulatedHosts:
     def __init__(self, env: Env, config: Config, state: Path, say: Callable[[str], None]) -> None:
         check(config)
         self._env, self._config, self._state, self._say = env, config, state, say
-        self._lock: Any = None
         for tag in lab_hosts.sweep():
             say(f"removed what an emulated network {tag} of an earlier run had left")
-        number = self._take_number()
+        number, self._lock = lab_hosts.take_number()
         self.floating_range = self._floating_range(number)
         network = ipaddress.ip_network(self.floating_range)
         first = next(network.hosts())  # where the first start puts the subnet's gateway
@@ -63,18 +59,6 @@ class EmulatedHosts:
         if not gateway:
             say(f"address {first} is in use on this machine (another cloud?): floating IPs will not be reachable from here")
         self.lab = Lab(state / "hosts", config.hosts, f"u{number}", number, public_gateway=gateway, restart=True)
-
-    def _take_number(self) -> int:
-        for number in range(LABS_MAX):
-            file = (LOCKS / f"virga-lab-{number}").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            self._lock = file
-            return number
-        raise CannotEmulate(f"{LABS_MAX} clouds of emulated hosts run on this machine already")
 
     def _floating_range(self, number: int) -> str:
         """The range of the network `public`: what the configuration says, what the first start took, or this number's own."""
@@ -121,7 +105,8 @@ class EmulatedHosts:
         pairs = ", ".join(f'"{name}" = "{device}"' for name, device in sorted(mappings.items()))
         compute = self._config.compute
         lines = [
-            "[network]", f"physical_interface_mappings = {{ {pairs} }}", "",
+            "[network]", f"physical_interface_mappings = {{ {pairs} }}",
+            f"minimize_polling = {str(self._config.network.minimize_polling).lower()}", f"polling_interval = {self._config.network.polling_interval}", "",
             "[compute]", f"vif_plugging_timeout = {compute.vif_plugging_timeout}", f"vif_plugging_is_fatal = {str(compute.vif_plugging_is_fatal).lower()}", "",
             "[libvirt]", f'uri = "{host.libvirt_uri}"', 'peer_uri = "qemu+tcp://{address}/system"', "migrate_tls = false",
             f'peer_folder = "{Path(host.folder).parent}/{{host}}"', f'runtime = "{host.runtime}"', f'namespace_prefix = "{host.prefix}"',
@@ -131,8 +116,7 @@ class EmulatedHosts:
     async def close(self) -> None:
         """Every trace goes; the state folder stays."""
         await asyncio.to_thread(self.lab.down)
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
 
 def _is_ours(address: str) -> bool:

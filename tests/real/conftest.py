@@ -27,6 +27,7 @@ from virga.agent.linuxbridge import WiringOptions
 from virga.lab.hosts import CannotEmulate, Lab, LabHost, check, processes_in
 
 ROOT = Path(__file__).resolve().parents[2]
+NEVER_S = 1e6
 GUEST_IMAGE = ROOT / "build" / "guest" / "virga-guest.qcow2"
 
 
@@ -51,13 +52,17 @@ class Refused(Exception):
 
 
 class Driver:
-    """One host's drivers, in their process. Calls are synchronous; `took_s` is the last one's time inside the driver."""
+    """One host's drivers, in their process. Calls are synchronous; `took_s` is the last one's time inside the driver.
 
-    def __init__(self, lab: Lab, host: LabHost, images: Path) -> None:
+    `polling`: the wiring that is told by looking, and looks only when `wiring._look` is called.
+    """
+
+    def __init__(self, lab: Lab, host: LabHost, images: Path, polling: bool = False) -> None:
         self.lab, self.host = lab, host
         self.setup = Setup(
             host.folder,
-            WiringOptions(host.folder + "/net", host.runtime, host.address, {"public": host.public}, host.prefix, view_wait_s=5.0),
+            WiringOptions(host.folder + "/net", host.runtime, host.address, {"public": host.public}, host.prefix, not polling, NEVER_S,
+                          view_wait_s=0.5 if polling else 5.0),
             LibvirtOptions(host.folder, host.libvirt_uri, "qemu+tcp://{address}/system", False,
                            str(lab.folder / "{host}"), Machine("qemu")),
             str(images), host.address)

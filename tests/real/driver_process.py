@@ -19,7 +19,8 @@ from virga.agent import libvirt as libvirt_driver
 from virga.agent.disk import FolderImages, QcowDisks
 from virga.agent.hypervisor import DriverError
 from virga.agent.libvirt import LibvirtHypervisor, LibvirtOptions
-from virga.agent.linuxbridge import LinuxBridgeWiring, WiringOptions
+from virga.agent.linuxbridge import WiringOptions
+from virga.agent.polling import wiring_for
 from virga.agent.transfer import TransferClient, TransferServer
 from virga.runtime.env import real_env
 
@@ -43,7 +44,7 @@ async def main() -> None:
     setup = msgspec.json.decode(sys.argv[1], type=Setup)
     env = real_env("driver")
     disks = QcowDisks(env, Path(setup.folder), FolderImages(Path(setup.images)), TransferClient(env, None))
-    wiring = LinuxBridgeWiring(env, setup.wiring)
+    wiring = wiring_for(env, setup.wiring)
     hypervisor = LibvirtHypervisor(env, setup.libvirt, disks)
     server = TransferServer(disks)
     events: list[tuple[float, str, str]] = []

@@ -280,6 +280,9 @@ class LibvirtHypervisor:
         there = netlink.dump()
         return msgspec.structs.replace(spec, nics=[nic for nic in spec.nics if nic.tap in there])
 
+    def _xml(self, spec: GuestSpec, place: GuestPlace, held: bool = False) -> str:
+        return libvirt_xml.domain_xml(spec, place, self.options.machine, held)
+
     async def _prepare(self, spec: GuestSpec) -> GuestPlace:
         place = self._place(spec)
         if place.config_drive:
@@ -302,7 +305,7 @@ class LibvirtHypervisor:
                     return
                 domain.destroy()
             self._forget_saved(domain)
-            domain = connection.defineXML(libvirt_xml.domain_xml(spec, place, self.options.machine, held))
+            domain = connection.defineXML(self._xml(spec, place, held))
             domain.createWithFlags(flags)
 
         await self._call(work, f"starting guest {spec.server_id}")
@@ -318,7 +321,7 @@ class LibvirtHypervisor:
             domain = self._find(connection, spec.server_id)
             if domain is not None and domain.isActive():
                 domain.destroy()
-            connection.defineXML(libvirt_xml.domain_xml(spec, place, self.options.machine))
+            connection.defineXML(self._xml(spec, place))
 
         await self._call(work, f"defining guest {spec.server_id}")
 

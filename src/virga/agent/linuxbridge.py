@@ -43,7 +43,8 @@ class WiringOptions(msgspec.Struct, frozen=True):
     """What the driver is told once. `local_ip` is this host's tunnel address; `namespace_prefix` is '' on a real machine.
 
     `folder` keeps the newest view and may be private; `runtime_folder` holds what dnsmasq reads after it has given up root, so others must be able to
-    look into it.
+    look into it. Without `minimize_polling` no kernel event is listened to and everything waits for the next look (polling.py); with it the only looks
+    are those of the slow resync.
     """
 
     folder: str
@@ -51,7 +52,9 @@ class WiringOptions(msgspec.Struct, frozen=True):
     local_ip: str = ""
     physical_interface_mappings: dict[str, str] = {}
     namespace_prefix: str = ""
-    polling_interval_s: float = 30.0
+    minimize_polling: bool = True
+    polling_interval_s: float = 2.0
+    resync_interval_s: float = 30.0
     view_wait_s: float = 30.0
     udp_dstport: int = 4789
     services: bool = True
@@ -116,7 +119,7 @@ class LinuxBridgeWiring:
         try:
             await ip_batch(["link show lo"])
             await self.firewall.prepare()
-            self._watch.open()
+            self._listen()
         except OSError as error:
             raise DriverError(f"cannot work on this host's network: {error}; root (CAP_NET_ADMIN) is needed", "forbidden") from error
         self._find_taps()
@@ -124,7 +127,11 @@ class LinuxBridgeWiring:
             self.view = read_view(msgspec.json.decode((self.folder / "view.json").read_bytes()))
         if self.view.version:
             await self._settle()
-        self.env.spawn(self._resync_for_ever(), "wiring")
+        self.env.spawn(self._look_for_ever(), "wiring")
+
+    def _listen(self) -> None:
+        """Hear of changes as they happen. Raises OSError."""
+        self._watch.open()
 
     async def close(self) -> None:
         self._watch.close()
@@ -189,13 +196,20 @@ class LinuxBridgeWiring:
 
         Raises DriverError when part of it could not be had; that part is tried again.
         """
+        if await self._take(view):
+            await self._settle()
+            if self._view_error:
+                raise DriverError(self._view_error)
+
+    async def _take(self, view: dict[str, Any]) -> bool:
+        """Remember a view; False when it is in effect already. Raises DriverError for one that cannot be read."""
         try:
             fresh = read_view(view)
         except ValueError as error:
             raise DriverError(str(error), "conflict") from error
         async with self._work:
             if fresh.version and fresh.version == self.view.version and self._served == fresh.version:
-                return
+                return False
             self.view = fresh
             partial = self.folder / "view.part"
             try:
@@ -204,9 +218,7 @@ class LinuxBridgeWiring:
             except OSError:  # no room: the network goes on without it, and a restart that finds no view asks for one
                 partial.unlink(missing_ok=True)
                 (self.folder / "view.json").unlink(missing_ok=True)
-        await self._settle()
-        if self._view_error:
-            raise DriverError(self._view_error)
+            return True
 
     async def _settle(self, again: bool = False) -> None:
         """Make the host as the view says. Idempotent; trouble with one network does not keep the others waiting."""
@@ -370,13 +382,17 @@ class LinuxBridgeWiring:
     # ports ----------------------------------------------------------------------------------------------------------
     async def wire(self, nic: Nic) -> None:
         """See the Protocol. Raises DriverError 'timeout' when the controller's view of the port does not come."""
+        await self._wire_now(nic)
+        await self._wait_for_view(nic)
+
+    async def _wire_now(self, nic: Nic) -> None:
+        """The tap, on its network's bridge."""
         network = self.view.network(nic.network_id) or nic_network(nic)
         async with self._bridges.setdefault(nic.bridge, asyncio.Lock()):  # nobody takes the bridge away between its making and the tap
             await self._ensure_network(network)
             await self._ensure_tap(nic)
-        await self._wait_for_view(nic)
 
-    async def _ensure_tap(self, nic: Nic) -> None:
+    async def _ensure_tap(self, nic: Nic, bridged: bool = True) -> None:
         links = netlink.dump()
         link, alias = links.get(nic.tap), f"{ALIAS}:{nic.port_id}:{nic.generation}"
         bridge = links.get(nic.bridge)
@@ -390,7 +406,7 @@ class LinuxBridgeWiring:
             lines.append(f"link set {nic.tap} alias {alias}")
         if link is None or link.mtu != nic.mtu:
             lines.append(f"link set {nic.tap} mtu {nic.mtu}")
-        if link is None or bridge is None or link.master != bridge.index or not link.up:
+        if bridged and (link is None or bridge is None or link.master != bridge.index or not link.up):
             lines.append(f"link set {nic.tap} master {nic.bridge} up")
         self._taps[nic.tap] = (nic.port_id, nic.generation)
         await ip_batch(lines)
@@ -400,8 +416,7 @@ class LinuxBridgeWiring:
         try:
             async with asyncio.timeout(self.options.view_wait_s):
                 while True:
-                    port = self.view.port(nic.port_id)
-                    if port is not None and port.generation >= nic.generation and self._in_effect(port):
+                    if self._ready(nic):
                         return
                     await self._turn.wait()
         except TimeoutError as error:
@@ -410,15 +425,23 @@ class LinuxBridgeWiring:
             raise DriverError(f"port {nic.port_id} (generation {nic.generation}) is not wired after {self.options.view_wait_s:g} s: {why}",
                               "timeout") from error
 
+    def _ready(self, nic: Nic) -> bool:
+        """Whether a guest started on this card's tap would have its network."""
+        port = self.view.port(nic.port_id)
+        return port is not None and port.generation >= nic.generation and self._in_effect(port)
+
     async def unwire(self, port_id: str) -> None:
         """Remove the port's tap. The network goes with the next view if nobody else needs it."""
+        await self._remove_tap(port_id)
+        if self.view.port(port_id) is None:
+            await self._settle()
+
+    async def _remove_tap(self, port_id: str) -> None:
         tap = tap_of(port_id)
         link = netlink.dump().get(tap)
         if link is not None and link.kind == "tun":
             await ip_batch([f"link del {tap}"], force=True)
         self._taps.pop(tap, None)
-        if self.view.port(port_id) is None:
-            await self._settle()
 
     async def announce(self, nic: Nic, addresses: list[str]) -> None:
         """Gratuitous ARP and unsolicited neighbour advertisements for the port's addresses, so that every bridge learns where its MAC is now.
@@ -436,11 +459,11 @@ class LinuxBridgeWiring:
                 await asyncio.to_thread(send_announcements, [uplink], mac, found)
 
     # safety net -----------------------------------------------------------------------------------------------------
-    async def _resync_for_ever(self) -> None:
-        """Look at everything again every `polling_interval_s`, and at once when events were lost."""
+    async def _look_for_ever(self) -> None:
+        """Look at everything again every `resync_interval_s`, and at once when events were lost."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.options.polling_interval_s):
+                async with asyncio.timeout(self.options.resync_interval_s):
                     await self._dirty.wait()
             self._dirty.clear()
             with contextlib.suppress(DriverError, OSError):

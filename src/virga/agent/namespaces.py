@@ -11,11 +11,14 @@ import ctypes
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from virga.agent.command import attempt, run
 from virga.agent.hypervisor import DriverError
 
+T = TypeVar("T")
 NETNS_FOLDER = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 
@@ -49,32 +52,43 @@ def listed(prefix: str) -> list[str]:
     return sorted(entry.name for entry in NETNS_FOLDER.iterdir() if entry.name.startswith(prefix))
 
 
-def _open(name: str, address: str, port: int, result: list[socket.socket | OSError]) -> None:
-    """Runs on a thread of its own: only that thread changes namespace."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        handle = os.open(NETNS_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC)
+def within(name: str, work: Callable[[], T]) -> T:
+    """Do short blocking work inside the namespace, on a thread of its own: only that thread changes namespace. Raises OSError."""
+    result: list[T | OSError] = []
+
+    def enter() -> None:
         try:
-            if libc.setns(handle, CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(handle)
+            libc = ctypes.CDLL(None, use_errno=True)
+            handle = os.open(NETNS_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(handle, CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            finally:
+                os.close(handle)
+            result.append(work())
+        except OSError as error:
+            result.append(error)
+
+    thread = threading.Thread(target=enter, name="enter-" + name, daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(result[0], OSError):
+        raise result[0]
+    return result[0]
+
+
+async def listen(name: str, address: str, port: int) -> socket.socket:
+    """A listening TCP socket inside the namespace. Raises DriverError."""
+
+    def open_there() -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen(128)
         listener.setblocking(False)
-        result.append(listener)
+        return listener
+
+    try:
+        return await asyncio.to_thread(within, name, open_there)
     except OSError as error:
-        result.append(error)
-
-
-async def listen(name: str, address: str, port: int) -> socket.socket:
-    """A listening TCP socket inside the namespace. Raises DriverError."""
-    result: list[socket.socket | OSError] = []
-    thread = threading.Thread(target=_open, args=(name, address, port, result), name="enter-" + name, daemon=True)
-    thread.start()
-    await asyncio.to_thread(thread.join)
-    if isinstance(result[0], OSError):
-        raise DriverError(f"cannot listen on {address}:{port} in {name}: {result[0].strerror}", "failed")
-    return result[0]
+        raise DriverError(f"cannot listen on {address}:{port} in {name}: {error.strerror}", "failed") from error

@@ -109,6 +109,14 @@ def dump() -> dict[str, Link]:
                     links[link.name] = link
 
 
+def _listener() -> socket.socket:
+    """A socket that hears of every change to a link of the namespace it is made in."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    made.bind((0, RTMGRP_LINK))
+    return made
+
+
 class Watch:
     """Calls `changed(link, gone)` for every change, and `lost()` when the kernel had to drop some."""
 
@@ -116,11 +124,9 @@ class Watch:
         self._changed, self._lost = changed, lost
         self._socket: socket.socket | None = None
 
-    def open(self) -> None:
-        """Listen in the current network namespace. Raises OSError."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self._socket.bind((0, RTMGRP_LINK))
+    def open(self, make: Callable[[Callable[[], socket.socket]], socket.socket] = lambda listener: listener()) -> None:
+        """Listen in the current network namespace, or where `make` calls what opens the socket. Raises OSError."""
+        self._socket = make(_listener)
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
 
     def close(self) -> None:

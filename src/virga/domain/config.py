@@ -12,8 +12,9 @@ import msgspec
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """[network] Neutron-like options."""
+    """[network] Neutron-like options. A host listens to its kernel's events; with `minimize_polling` false it looks every `polling_interval` seconds."""
 
+    minimize_polling: bool = True
     polling_interval: float = 2.0
     physical_interface_mappings: dict[str, str] = {}
     global_physnet_mtu: int = 1500

@@ -153,10 +153,10 @@ def figures(first: int) -> dict[str, str]:
     }
 
 
-def until_end(events: list[Event]) -> list[Event]:
+def until_end(events: list[Event], tail_s: float = 5.0) -> list[Event]:
     """Up to the last word on the server, or a little later where the agents have more to say."""
     last = next(event for event in events if event.text.startswith("vm_state "))
-    return [event for event in events if event.at <= last.at + (5.0 if "active" in last.text else 0.0)]
+    return [event for event in events if event.at <= last.at + (tail_s if "active" in last.text else 0.0)]
 
 
 def report(folder: Path, first: int) -> None:

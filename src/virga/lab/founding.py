@@ -23,7 +23,7 @@ from virga.runtime.trace import Trace
 from virga.sim.loop import SimLoop
 
 LOOK_S = 2.0
-TAIL_S = 10.0  # how long after the last request agents are given to wire what is still unwired
+TAIL_S = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -34,6 +34,8 @@ class Plan(msgspec.Struct, frozen=True):
     ports: int = 1
     resize_gap_s: float = 8.0
     revert_gap_s: float = 8.0
+    look_s: float = LOOK_S  # how often it is looked whether all have come to rest
+    tail_s: float = TAIL_S  # how long after the last revert agents are given to wire what is still unwired
     settle_s: float = 20.0  # between the last resize and the first revert; short ones meet ports that were never ACTIVE (trigger ii)
 
 
@@ -107,7 +109,7 @@ class Case:
             await cloud.ask("revert", server_id)
             await self._pause(self.plan.revert_gap_s)
         await self._until(dict.fromkeys(servers, ("active",)))
-        await cloud.env.sleep(TAIL_S)
+        await cloud.env.sleep(self.plan.tail_s)
         for server_id in servers:
             vm_state, task_state = cloud.state(server_id)
             decided, timed_out = cloud.waited(server_id, began)
@@ -122,7 +124,7 @@ class Case:
         while left and cloud.env.monotonic() < limit:
             left = [server_id for server_id in left if not self._rests(server_id, wanted[server_id])]
             if left:
-                await cloud.env.sleep(LOOK_S)
+                await cloud.env.sleep(self.plan.look_s)
 
     def _rests(self, server_id: str, states: tuple[str, ...]) -> bool:
         vm_state, task_state = self.cloud.state(server_id)
@@ -161,15 +163,8 @@ def booted(options: Options, servers: int, ports: int) -> Snapshot:
     return _SNAPSHOTS[key]
 
 
-class KiloCase(KiloCloud):
-    """A Kilo cloud laid out from a snapshot, as `Case` wants it."""
-
-    def __init__(self, seed: int, options: Options, plan: Plan, loop: SimLoop, trace: Trace | None = None) -> None:
-        snapshot = booted(options, plan.servers, plan.ports)
-        super().__init__(seed, options, snapshot.store.copy(), trace, loop=loop)
-        for name, values in snapshot.machines.items():
-            self.machines[name].journal.values.update(values)
-        self._index = snapshot.index
+class AskedCloud(KiloCloud):
+    """A Kilo cloud as `Case` wants it."""
 
     async def ask(self, what: str, server_id: str) -> bool:
         (self.resize if what == "resize" else self.revert)(server_id)
@@ -182,6 +177,17 @@ class KiloCase(KiloCloud):
     def waited(self, server_id: str, since: float) -> tuple[bool, bool]:
         waits = [wait for wait in self.waits if wait.server_id == server_id and wait.since >= since]
         return bool(waits), any(wait.timed_out for wait in waits)
+
+
+class KiloCase(AskedCloud):
+    """Laid out from a snapshot."""
+
+    def __init__(self, seed: int, options: Options, plan: Plan, loop: SimLoop, trace: Trace | None = None) -> None:
+        snapshot = booted(options, plan.servers, plan.ports)
+        super().__init__(seed, options, snapshot.store.copy(), trace, loop=loop)
+        for name, values in snapshot.machines.items():
+            self.machines[name].journal.values.update(values)
+        self._index = snapshot.index
 
 
 def longest_wait_s(options: Options) -> float:

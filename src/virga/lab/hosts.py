@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -30,6 +32,8 @@ CACHE = Path("/var/cache/virga/libvirt-capabilities")
 PR_SET_CHILD_SUBREAPER = 36
 KILL_POLLS, KILL_POLL_S = 100, 0.03
 LIBVIRT_WAIT_S = 30.0
+FOLDER_TRIES = 20
+LOCKS, NUMBERS = Path("/run/lock"), 90
 NEEDED = {**needs.NETWORK, "nsenter": "util-linux"}
 NEEDED_LIBVIRT = {**needs.GUESTS, "libvirtd": needs.LIBVIRT_PACKAGE, "tini": "tini"}
 LIBVIRT_USER = "libvirt-qemu"  # libvirt's QEMU driver looks it up before it reads which user it is to take
@@ -61,6 +65,19 @@ migration_host = "{address}"
 
 class CannotEmulate(Exception):
     """One clear line on why this machine cannot have emulated hosts."""
+
+
+def take_number() -> tuple[int, IO[str]]:
+    """A number no other lab on this machine has, for its tag and its addresses; it is ours until the file is closed. Raises CannotEmulate."""
+    for number in range(NUMBERS):
+        file = (LOCKS / f"virga-lab-{number}").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        return number, file
+    raise CannotEmulate(f"{NUMBERS} clouds of emulated hosts run on this machine already")
 
 
 class LabHost(msgspec.Struct, frozen=True):
@@ -144,17 +161,36 @@ def _zombie(pid: int) -> bool:
         return True
 
 
+def start_keeper(tag: str, folder: str = "") -> subprocess.Popen[bytes]:
+    """A process that outlives us and then removes the lab `tag` and, if it is given, `folder`. Raises CannotEmulate."""
+    keeper = subprocess.Popen([sys.executable, "-m", "virga.lab.hosts", "keep", tag, *([folder] if folder else [])],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert keeper.stdout is not None
+    if keeper.stdout.readline() != b"keeping\n":
+        raise CannotEmulate("the keeper of the emulated hosts did not start")
+    return keeper
+
+
+def end_keeper(keeper: subprocess.Popen[bytes]) -> None:
+    """Let it do its work now, and wait until it has."""
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(timeout=20 + FOLDER_TRIES)
+
+
 class Lab:
     """`up()` makes `count` hosts, `down()` removes every trace. `tag`: two to four characters, one lab a tag; `net`: third octet of the underlay.
 
-    `restart`: a libvirtd that dies is started again, as a service manager does on a real machine.
+    `restart`: a libvirtd that dies is started again, as a service manager does on a real machine. `temporary`: the folder goes too, whatever ends us.
     """
 
-    def __init__(self, folder: Path, count: int, tag: str, net: int = 0, libvirt: bool = True, public_gateway: str = "", restart: bool = False) -> None:
+    def __init__(self, folder: Path, count: int, tag: str, net: int = 0, libvirt: bool = True, public_gateway: str = "", restart: bool = False,
+                 temporary: bool = False) -> None:
         if not tag.isalnum() or len(tag) > 4:
             raise ValueError("a lab's tag is one to four letters or digits")
         self.folder, self.count, self.tag, self.net, self.libvirt = folder.absolute(), count, tag, net, libvirt
-        self.public_gateway, self.restart = public_gateway, restart
+        self.public_gateway, self.restart, self.temporary = public_gateway, restart, temporary
         self.underlay = f"vg{tag}-ul"
         self.control_address = f"10.98.{net}.254"
         self.hosts = [self._host(number) for number in range(1, count + 1)]
@@ -184,21 +220,15 @@ class Lab:
         """Idempotent."""
         if self.libvirt:
             self._save_cache()
-        if self._keeper is not None and self._keeper.stdin is not None:
-            self._keeper.stdin.close()  # the keeper does the removal, as it would after our death
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(timeout=20)
+        if self._keeper is not None:
+            end_keeper(self._keeper)  # it does the removal, as it would after our death
             self._keeper = None
         remove_traces(self.tag)
 
     # pieces ---------------------------------------------------------------------------------------------------------
     def _start_keeper(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "virga.lab.hosts", "keep", self.tag], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        assert self._keeper.stdout is not None
-        if self._keeper.stdout.readline() != b"keeping\n":
-            raise CannotEmulate("the keeper of the emulated hosts did not start")
+        self._keeper = start_keeper(self.tag, str(self.folder) if self.temporary else "")
 
     def _network(self) -> None:
         names = [self.underlay, *(host.namespace for host in self.hosts)]
@@ -309,8 +339,8 @@ def sweep() -> list[str]:
     return gone
 
 
-def keep(tag: str) -> None:
-    """The keeper: start what is asked for on standard input, reap, and clean up when standard input ends."""
+def keep(tag: str, folder: str = "") -> None:
+    """The keeper: start what is asked for on standard input, reap, and clean up when standard input ends; a `folder`, if given, goes last."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -332,6 +362,11 @@ def keep(tag: str) -> None:
             sys.stdout.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     remove_traces(tag)
+    for _ in range(FOLDER_TRIES if folder else 0):  # others that die with our maker may still be writing there
+        shutil.rmtree(folder, ignore_errors=True)
+        if not Path(folder).exists():
+            return
+        time.sleep(1.0)
 
 
 def _reap(_number: int, _frame: object) -> None:
@@ -342,6 +377,6 @@ def _reap(_number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
-        keep(sys.argv[2])
+        keep(*sys.argv[2:4])
     elif sys.argv[1:] == ["sweep"]:
         print(" ".join(sweep()))

@@ -23,7 +23,7 @@ from virga.lab.kilo_network import Event, NetworkServer
 from virga.lab.kilo_store import KiloPort, KiloStore
 from virga.lab.meter import Meter, MeteredJournal
 from virga.lab.options import Options
-from virga.runtime.env import sim_env
+from virga.runtime.env import Env, sim_env
 from virga.runtime.trace import Trace
 
 SMALL = FlavorSpec("1", "small", 1, 512, 1)
@@ -47,13 +47,13 @@ class Wait(msgspec.Struct):
 
 
 class KiloCloud:
-    """One cloud of one seed. Times are virtual seconds."""
+    """One cloud of one seed. Times are seconds, virtual ones unless `env` says otherwise."""
 
     def __init__(self, seed: int, options: Options, store: KiloStore, trace: Trace | None = None, hosts: tuple[str, ...] = (HOST_A, HOST_B),
-                 loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.env = sim_env(seed, "kilo", loop)
+                 loop: asyncio.AbstractEventLoop | None = None, env: Env | None = None) -> None:
+        self.env = env or sim_env(seed, "kilo", loop)
         self.options, self.rules, self.store, self.trace = options, options.rules(), store, trace
-        self.big = BIG
+        self.small, self.big = SMALL, BIG
         self.neighbours = Neighbourhood()
         self.machines: dict[str, Machine] = {}
         self.journals: dict[str, MeteredJournal] = {}
@@ -62,7 +62,7 @@ class KiloCloud:
         self._index = 0
         for host in hosts:
             journal = self.journals[host] = MeteredJournal(host, self.meter)
-            self.machines[host] = Machine(host, journal)
+            self.machines[host] = self.make_machine(host, journal)
             self.neighbours.add(self.machines[host])
         self.network = self.network_type(self)
         self.managers: dict[str, ComputeManager] = {}
@@ -89,6 +89,10 @@ class KiloCloud:
         waiting, self.queues[host] = self.queues[host], []
         for work, name in waiting:
             self.cast(host, work, name)
+
+    def make_machine(self, host: str, journal: MeteredJournal) -> Machine:
+        """The hardware under one host."""
+        return Machine(host, journal)
 
     manager_type: type[ComputeManager] = ComputeManager
     agent_type: type[LinuxbridgeAgent] = LinuxbridgeAgent
@@ -145,7 +149,7 @@ class KiloCloud:
         """A server on the first host: row, ports, and the cast to its compute manager."""
         host = next(iter(self.machines))
         server_id = f"{number:08x}-aaaa-4aaa-8aaa-{number:012x}"
-        self.store.servers[server_id] = Server(server_id, "project-1", "user-1", f"server-{number}", SMALL, host=host)
+        self.store.servers[server_id] = Server(server_id, "project-1", "user-1", f"server-{number}", self.small, host=host)
         for place in range(ports):
             port_id = f"{number:06x}{place:02x}-bbbb-4bbb-8bbb-{number:012x}"
             self.store.ports[port_id] = KiloPort(port_id, server_id, "")

@@ -44,18 +44,29 @@ class LinuxbridgeAgent:
         await self.env.sleep(delay_s)
         self.updated[port_id] = None
 
-    def taps(self) -> dict[str, object]:
+    # effects; the agent of a real host replaces these three and nothing else -------------------------------------------
+    async def taps(self) -> dict[str, object]:
         """port id -> interface index of every tap on the host, in the order the host made them."""
         return self.machine.journal.find("tap/")
+
+    def nothing_happened(self) -> bool:
+        """Whether a look would certainly find what the last one found; it saves the simulator most looks."""
+        version, self._version = self._version, self.cloud.journals[self.host].version
+        return version == self._version
+
+    async def bridge(self, port_id: str) -> bool:
+        """Join the tap to its bridge; False when it has gone meanwhile."""
+        index = self.machine.journal.values.get("tap/" + port_id)
+        if index is not None:
+            self.machine.journal.put("bridged/" + port_id, index)
+        return index is not None
 
     async def look(self) -> None:
         """One turn of the loop: what was added, removed, or named in a port_update."""
         self.looks += 1
-        version = self.cloud.journals[self.host].version
-        if version == self._version and not self.updated and not self.resync:
+        if self.nothing_happened() and not self.updated and not self.resync:
             return
-        self._version = version
-        current = self.taps()
+        current = await self.taps()
         index = self.cloud.rules.agent_compares_index
         added = [port_id for port_id in current
                  if self.resync or port_id not in self.previous or (index and self.previous[port_id] != current[port_id])]
@@ -91,9 +102,8 @@ class LinuxbridgeAgent:
         await self.env.sleep(cloud.delay("poll"))
         self._call()
         for port_id in await cloud.network.get_devices_details_list(devices, self.host, number):
-            if "tap/" + port_id not in self.machine.journal.values:
+            if not await self.bridge(port_id):
                 continue  # it went while we asked
-            self.machine.journal.put("bridged/" + port_id, self.machine.journal.values["tap/" + port_id])
             cloud.tell("note", me, me, "tap bridged here", 0, port_id, aside=True)
             self._call()
             slow_s, self.slow_s = self.slow_s, 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from virga.domain.operation import Migration
 from virga.domain.server import POWER, Server
 from virga.lab import kilo_rules as rules
-from virga.lab.kilo_libvirt import BACKUP, LibvirtDriver, Vif
+from virga.lab.kilo_libvirt import LibvirtDriver, Vif
 from virga.lab.kilo_network import Event
 from virga.lab.kilo_store import UnexpectedTaskState
 from virga.lab.kilo_waiters import Waiters
@@ -34,7 +34,9 @@ class ComputeManager:
         self.cloud, self.host, self.env = cloud, host, env
         self.me = f"compute@{host}"
         self.waiters = Waiters(cloud.rules.clear_signals)
-        self.driver = LibvirtDriver(cloud, self)
+        self.driver = self.driver_type(cloud, self)
+
+    driver_type: type[LibvirtDriver] = LibvirtDriver
 
     def cast(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """A message from the queue becomes a green thread here."""
@@ -101,7 +103,7 @@ class ComputeManager:
     async def build_and_run_instance(self, server_id: str) -> None:
         try:
             server = self.cloud.store.server(server_id)
-            self.driver.machine.set_disk(server_id, f"image of {server.name}\n".encode())
+            await self.driver.make_disk(server)
             for port in self.cloud.store.ports_of(server_id):
                 await self.cloud.network.update_port_host(port.id, self.host, self.me, 0)
             vifs = await self._build_network_info_model(server_id, 0, aside=True)
@@ -211,8 +213,7 @@ class ComputeManager:
     async def reboot_instance(self, server_id: str) -> None:
         """Hard reboot: destroy and create at once, no wait; the tap is a new one under the old name."""
         server = self.cloud.store.server(server_id)
-        await self.driver.hypervisor.stop(server_id, graceful_s=0.0)
-        self.driver._remove_taps(server_id)
+        await self.driver._stop_guest(server_id)
         await self.driver._create_domain(server, paused=False)
 
     async def terminate_instance(self, server_id: str) -> None:
@@ -220,7 +221,7 @@ class ComputeManager:
         self.cloud.meter.forgiven.add(server_id)
         self.waiters.clear(server_id)
         await self.driver.destroy(server_id, disks=True, parent=0)
-        self.driver.machine.set_disk(server_id + BACKUP, None)
+        await self.driver.delete_disk(server_id, aside=True)
         await self.env.sleep(self.cloud.delay("save"))
         store = self.cloud.store
         store.servers.pop(server_id, None)

@@ -2,6 +2,7 @@
 
 Owns: guests, taps and disks on one host's Machine. Habits: the tap is made by the hypervisor together with the domain and goes with it (so the
 disappearance of the tap is the only sign of an unplug), and a guest whose port was not ACTIVE is started paused until an event says so.
+The effects of one call each stand together (`make_disk`, `_start_guest`, `_stop_guest` ...): a driver of a real host replaces those and nothing else.
 Rules: `_create_domain_and_network` registers its waiters, then starts the domain, then waits; the timeout path destroys the guest and, in Kilo, cleans
 up with destroy_disks, although by then this disk is the only one the guest has.
 """
@@ -48,40 +49,70 @@ class LibvirtDriver:
         self.hypervisor = FakeHypervisor(self.env, self.machine, cloud.neighbours)
         self.me = f"libvirt@{self.host}"
 
-    # domains and taps -----------------------------------------------------------------------------------------------
-    async def _create_domain(self, server: Server, *, paused: bool) -> None:
-        await self.env.sleep(self.cloud.delay("launch"))
+    # effects --------------------------------------------------------------------------------------------------------
+    async def _start_guest(self, server: Server, *, paused: bool) -> None:
+        """The guest and, with it, its taps."""
         for port in self.cloud.store.ports_of(server.id):
             self.machine.journal.put("tap/" + port.id, self.cloud.next_index())
         flavor = server.flavor
         await self.hypervisor.launch(GuestSpec(server.id, server.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb), held=paused)
 
-    async def destroy(self, server_id: str, *, disks: bool, parent: int) -> None:
-        """Power off; libvirt removes the taps with the domain; what follows (volumes, files, filters) takes its time."""
-        await self.env.sleep(self.cloud.delay("destroy"))
+    async def _stop_guest(self, server_id: str) -> None:
+        """The plug is pulled; the taps go with the guest."""
         await self.hypervisor.stop(server_id, graceful_s=0.0)
-        self._remove_taps(server_id)
-        self.cloud.tell("step", self.me, self.me, "libvirt removes the tap with the domain", parent, self.cloud.first_port(server_id))
-        await self.env.sleep(self.cloud.delay("teardown"))
-        await self.hypervisor.undefine(server_id)
-        if disks:
-            self.machine.set_disk(server_id, None)
-
-    def _remove_taps(self, server_id: str) -> None:
         for port in self.cloud.store.ports_of(server_id):
             self.machine.journal.put("bridged/" + port.id, None)
             self.machine.journal.put("tap/" + port.id, None)
 
+    async def _resume_guest(self, server_id: str) -> None:
+        await self.hypervisor.resume(server_id)
+
+    async def _forget_guest(self, server_id: str) -> None:
+        await self.hypervisor.undefine(server_id)
+
+    async def make_disk(self, server: Server) -> None:
+        self.machine.set_disk(server.id, f"image of {server.name}\n".encode())
+
+    async def delete_disk(self, server_id: str, *, aside: bool = False) -> None:
+        """The disk, or the one that was put aside for a revert."""
+        self.machine.set_disk(server_id + BACKUP if aside else server_id, None)
+
+    async def _put_disk_aside(self, server_id: str) -> None:
+        self.machine.set_disk(server_id + BACKUP, self.machine.disk(server_id) or b"")
+        self.machine.set_disk(server_id, None)
+
+    async def _take_disk_back(self, server_id: str) -> None:
+        data = self.machine.disk(server_id + BACKUP)
+        if data is not None:
+            self.machine.set_disk(server_id, data)
+            self.machine.set_disk(server_id + BACKUP, None)
+
+    async def _copy_disk(self, server_id: str, dest: str) -> None:
+        """From what was put aside here to the other host."""
+        self.cloud.neighbours.reach(self.host, dest).set_disk(server_id, self.machine.disk(server_id + BACKUP) or b"")
+
+    # domains and taps -----------------------------------------------------------------------------------------------
+    async def _create_domain(self, server: Server, *, paused: bool) -> None:
+        await self.env.sleep(self.cloud.delay("launch"))
+        await self._start_guest(server, paused=paused)
+
+    async def destroy(self, server_id: str, *, disks: bool, parent: int) -> None:
+        """Power off; libvirt removes the taps with the domain; what follows (volumes, files, filters) takes its time."""
+        await self.env.sleep(self.cloud.delay("destroy"))
+        await self._stop_guest(server_id)
+        self.cloud.tell("step", self.me, self.me, "libvirt removes the tap with the domain", parent, self.cloud.first_port(server_id))
+        await self.env.sleep(self.cloud.delay("teardown"))
+        await self._forget_guest(server_id)
+        if disks:
+            await self.delete_disk(server_id)
+
     # moves ----------------------------------------------------------------------------------------------------------
     async def migrate_disk_and_power_off(self, server: Server, dest: str) -> None:
         await self.env.sleep(self.cloud.delay("destroy"))
-        await self.hypervisor.stop(server.id, graceful_s=0.0)
-        self._remove_taps(server.id)
-        data = self.machine.disk(server.id) or b""
-        self.machine.set_disk(server.id + BACKUP, data)
-        self.machine.set_disk(server.id, None)
+        await self._stop_guest(server.id)
+        await self._put_disk_aside(server.id)
         await self.env.sleep(self.cloud.delay("copy"))
-        self.cloud.neighbours.reach(self.host, dest).set_disk(server.id, data)
+        await self._copy_disk(server.id, dest)
 
     async def finish_migration(self, server: Server, vifs: list[Vif], parent: int) -> None:
         """The new host after a resize: never waits (facts file 1.2, step 14)."""
@@ -89,10 +120,7 @@ class LibvirtDriver:
 
     async def finish_revert_migration(self, server: Server, vifs: list[Vif], parent: int) -> None:
         number = self.cloud.tell("message", self.manager.me, self.me, "finish_revert_migration", parent, self.cloud.first_port(server.id))
-        data = self.machine.disk(server.id + BACKUP)
-        if data is not None:
-            self.machine.set_disk(server.id, data)
-            self.machine.set_disk(server.id + BACKUP, None)
+        await self._take_disk_back(server.id)
         await self._create_domain_and_network(server, vifs, number, already_plugged=not self.cloud.rules.waits_on_revert)
 
     # the wait -------------------------------------------------------------------------------------------------------
@@ -118,7 +146,7 @@ class LibvirtDriver:
             cloud.tell("step", self.me, self.me, "nothing to wait for, the flow goes on", made, port_id)
             return
         await self._wait(server, waiters, made)
-        await self.hypervisor.resume(server.id)
+        await self._resume_guest(server.id)
         cloud.tell("step", self.me, self.me, "guest resumed", parent, port_id)
 
     async def _wait(self, server: Server, waiters: list[Waiter], parent: int) -> None:

@@ -5,8 +5,8 @@ how fast this machine was is told below it.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from virga.lab.founding import Plan, Result, run_kilo
 from virga.lab.options import Options
 from virga.lab.virga_cloud import run_virga
 
+T = TypeVar("T", bound="Totals")
 VIF_FAULT = "Virtual Interface creation failed"
 
 
@@ -93,13 +94,13 @@ COLUMNS: tuple[tuple[str, Callable[[Totals], str]], ...] = (
 )
 
 
-def table(lines: list[Totals]) -> str:
+def table(lines: Sequence[T], columns: Sequence[tuple[str, Callable[[T], str]]] = COLUMNS) -> str:
     """Plain text, the first column left, numbers right."""
-    heads = [name.split("\n") for name, _ in COLUMNS]
+    heads = [name.split("\n") for name, _ in columns]
     depth = max(map(len, heads))
     grid = [[("" if place < depth - len(head) else head[place - depth + len(head)]) for head in heads] for place in range(depth)]
-    body = [[show(line) for _, show in COLUMNS] for line in lines]
-    widths = [max(len(row[place]) for row in grid + body) for place in range(len(COLUMNS))]
+    body = [[show(line) for _, show in columns] for line in lines]
+    widths = [max(len(row[place]) for row in grid + body) for place in range(len(columns))]
 
     def laid(row: list[str]) -> str:
         return "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
