@@ -74,9 +74,10 @@ class Routers:
             return
         if new:
             await run(["ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
+        # Rules before addresses: a flow that comes in between would be answered by the router itself, and be tracked so for as long as it lasts.
+        await run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], nat_rules(router), code="filter")
         await self._devices(router, namespace, mtus)
         await self._routes(router, namespace)
-        await run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], nat_rules(router), code="filter")
         await self._announce(router, namespace, before)
         record.write_text(wanted)
 
