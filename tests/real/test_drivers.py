@@ -286,7 +286,7 @@ def test_hot_plug(drivers: list[Driver], key: Path) -> None:
     one.call("wiring.wire", extra)
     one.call("hypervisor.attach_nic", SERVERS[0], extra)
     one.call("hypervisor.attach_nic", SERVERS[0], extra)
-    until(lambda: "10.77.0.13" in ssh(key, dhcp_ns(one), ADDRESSES[0], "ip addr").stdout, 20, "address on the new card")
+    until(lambda: "10.77.0.13" in ssh(key, dhcp_ns(one), ADDRESSES[0], "ip addr").stdout, 60, "address on the new card")
     one.call("hypervisor.detach_nic", SERVERS[0], extra)
     print(f"detach {one.took_s:.2f} s")
     one.call("hypervisor.detach_nic", SERVERS[0], extra)
