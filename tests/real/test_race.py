@@ -222,4 +222,4 @@ def test_senseless_combinations_are_refused_in_one_line(arguments: list[str], sa
 def test_who_is_not_root_is_told_so_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", "import os; os.geteuid = lambda: 1000; from virga.cli import main; main(['race', '--real'])"],
                           capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.splitlines() == ["virga: --real: emulated hosts with real guests need root; run as root, or leave --real out"]
+    assert done.returncode == 1 and done.stderr.splitlines() == ["virga: --real: an emulated host of real guests needs root; run as root, or leave --real out"]
