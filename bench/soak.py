@@ -69,16 +69,8 @@ class Soaked(RealFounding):
             server = await self._until(server_id, "ACTIVE", any_end=True)
         return server
 
-    async def _shell(self, server_id: str, command: str) -> str:
-        end = self.env.monotonic() + GUEST_TIMEOUT_S
-        while True:
-            code, text = await self._ssh(server_id, command)
-            if code == 0:
-                return text
-            if self.env.monotonic() > end:
-                raise Refused(504, f"the guest at {self.addresses[server_id]} cannot be reached by ssh: {text[-200:]}")
-            await self.env.sleep(0.3)
-            await self._wake(server_id)
+    async def _not_reached(self, server_id: str) -> None:
+        await self._wake(server_id)
 
     async def _check_written(self, outcome: Outcome, before: dict[str, dict[str, Any]]) -> None:
         """A guest that died in the resized server cannot be started there; it is reverted all the same."""

@@ -115,6 +115,10 @@ class RealFounding(Founding):
             if self.env.monotonic() > end:
                 raise Refused(504, f"the guest at {self.addresses[server_id]} cannot be reached by ssh: {text[-200:]}")
             await self.env.sleep(SSH_RETRY_S)
+            await self._not_reached(server_id)
+
+    async def _not_reached(self, server_id: str) -> None:
+        """Called between two tries to log in; whoever can do something about it does it here."""
 
     async def _disks(self, server_id: str) -> dict[str, dict[str, Any]]:
         """Before the resize: a fresh file of random bytes; its digest is what must come back."""
