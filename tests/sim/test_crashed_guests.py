@@ -6,7 +6,8 @@ from typing import Any
 
 from tests.sim.directed import ask, directed, do, last_operation, server_of
 
-from virga.domain.operation import CRASHED, DONE, UNDONE, Migration
+from virga.domain.operation import CRASHED, DONE, UNDONE, Command, Migration
+from virga.domain.placement import Claim
 from virga.domain.server import ACTIVE, ERROR, RESIZED, STOPPED
 from virga.ops import front
 from virga.sim.world import BIG, World
@@ -34,9 +35,24 @@ def hosts_of(world: World) -> tuple[str, str]:
 async def test_a_guest_that_dies_on_its_new_host_is_resized_at_the_second_try(world: World) -> None:
     source, other = hosts_of(world)
     kill_guest(world, other, "agent.after_effect", "restore", 1)
+    claimed: list[int] = []  # room held for the move on the other host, whenever a guest is about to start there
+    env = world.agents[other]
+    kill = env.fault_hook
+    assert kill is not None
+
+    def watch(name: str, about: dict[str, Any]) -> None:
+        if name == f"{other}:agent.before_effect" and about.get("verb") == "restore":
+            claimed.append(world.look(lambda tx: tx.count(Claim, host=other, kind="migration")))
+        kill(name, about)
+
+    env.fault_hook = watch
     await do(world, front.resize, BIG)
     op = last_operation(world, "resize")
     assert (op.state, op.notes["tries"]) == (DONE, 2)
+    assert claimed == [1, 1]
+    restores = world.look(lambda tx: tx.find(Command, operation_id=op.id, verb="restore", sort=[("number", False)]))
+    assert [command.host for command in restores] == [other, source, other]
+    assert len({command.epoch for command in restores}) == 3  # what is said of the way back cannot pass for news of the second way forward
     assert (server_of(world).vm_state, server_of(world).host) == (RESIZED, other)
     await do(world, front.revert)
     assert (server_of(world).vm_state, server_of(world).host) == (ACTIVE, source)
@@ -96,6 +112,7 @@ async def test_a_guest_that_dies_on_the_way_back_is_shown_as_it_is_and_not_as_an
 @directed()
 async def test_a_move_asked_for_while_the_controller_comes_back_waits_for_the_hosts(world: World) -> None:
     _, other = hosts_of(world)
+    await asyncio.sleep(100.0)  # the hosts have said hello long ago
     world.kill_controller()
     world.start_controller()
     await ask(world, front.resize, BIG)
