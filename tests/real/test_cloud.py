@@ -103,6 +103,7 @@ def test_two_real_guests_on_two_hosts(tmp_path: Path, guest_image: Path, alone: 
                     await resize_and_revert(it)
                     await live_migration(it)
                     await agent_dies(it)
+                    await controller_dies(it)
                     await snapshot_boots(it)
                 finally:
                     founding.close()
@@ -168,6 +169,19 @@ async def live_migration(it: Story) -> None:
 
 async def _elsewhere(it: Story, was: str) -> bool:
     return bool((await it.server(0))["OS-EXT-SRV-ATTR:host"] != was)
+
+
+async def controller_dies(it: Story) -> None:
+    """kill -9 of the controller alone: guests do not notice, the next call is answered by a new one, and the hosts are there again."""
+    pid = it.child.process.pid
+    mine = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    controllers = [child for child in mine if b"virga.cli\0controller\0" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    assert len(controllers) == 1
+    os.kill(controllers[0], signal.SIGKILL)
+    assert await it.pings(1)
+    await it.act(1, {"reboot": {"type": "HARD"}})  # waits in the socket's queue, and then for the host
+    await it.idle(1, "ACTIVE")
+    assert controllers[0] not in [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def agent_dies(it: Story) -> None:

@@ -154,9 +154,9 @@ def dump(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML (https://toml.io/en/v1.0.0); JSON's strings, numbers and booleans are TOML's too."""
+    """A value as TOML (https://toml.io/en/v1.0.0); JSON's strings, numbers and booleans are TOML's too, but for DEL, which TOML wants escaped."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
