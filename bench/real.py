@@ -19,6 +19,7 @@ if sys.path and sys.path[0].endswith("bench"):  # this folder has an http.py tha
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -70,6 +71,17 @@ def traces() -> dict[str, Any]:
     runtime = {entry.name for entry in Path("/run").iterdir() if entry.name.startswith("vg")}
     mounts = sum("/vg" in line for line in Path("/proc/mounts").read_text().splitlines())
     return {"namespaces": namespaces(), "links": links(), "processes": ours, "mounts": mounts, "runtime": runtime}
+
+
+def space_of(folder: str, names: set[str]) -> str:
+    """Of these namespaces (other clouds may have come up meanwhile) the one of host-1 of the cloud in this folder."""
+    for name in sorted(names):
+        if name.endswith("-host-1"):
+            for pid in processes_in([name]):
+                with contextlib.suppress(OSError):
+                    if folder.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return name
+    raise ClientError(f"the cloud in {folder} has no host-1")
 
 
 def more_than(before: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +149,7 @@ class Bench:
                 async with Client(find_login(folder)) as client:
                     founding = PacedFounding(self.env, client, plan_for(1, 1, 2.0), lambda phase, done: None)
                     await founding.prepare()
-                    spaces = [name for name in namespaces() - before if name.endswith("-host-1")]
-                    return await self._attached(client, founding.servers[0]["id"], spaces[0])
+                    return await self._attached(client, founding.servers[0]["id"], space_of(folder, namespaces() - before))
             finally:
                 child.stop()
 
