@@ -42,6 +42,7 @@ RESULTS = Path(__file__).resolve().with_name("real.json")
 ATTACHES = 15
 STARTS = 20
 POLL_INTERVAL_S = 2.0
+GOLDEN = 0.6180339887
 
 
 PROGRAMS = (b"qemu-system", b"libvirtd", b"virga.lab.hosts", b"virga.cli\0host\0", b"virga.cli\0controller\0", b"dnsmasq")
@@ -160,14 +161,20 @@ class Bench:
         watch = await asyncio.create_subprocess_exec("ip", "netns", "exec", space, "ip", "monitor", "link", stdout=subprocess.PIPE)
         reader = asyncio.ensure_future(_note_taps(watch, seen))
         await asyncio.sleep(2)
-        for _ in range(ATTACHES):
-            await asyncio.sleep(self.chance.uniform(0, POLL_INTERVAL_S))  # not in step with anybody's looks
+        first = time.monotonic()
+        for number in range(ATTACHES):
             port = (await client.post("network", "/v2.0/ports", {"port": {"network_id": network}}))["port"]["id"]
-            await client.post("compute", f"/servers/{server}/os-interface", {"interfaceAttachment": {"port_id": port}})
+            # Evenly spread over the period of whoever looks (golden ratio), so that few attaches say as much as many at random.
+            wanted = number * GOLDEN % 1 * POLL_INTERVAL_S
+            await asyncio.sleep((first + wanted - time.monotonic()) % POLL_INTERVAL_S)
+            # The call is answered when the guest has the card; the port is looked at meanwhile.
+            body = {"interfaceAttachment": {"port_id": port}}
+            attach = asyncio.ensure_future(client.post("compute", f"/servers/{server}/os-interface", body))
             end = time.monotonic() + 30
             while (await client.get("network", f"/v2.0/ports/{port}"))["port"]["status"] != "ACTIVE" and time.monotonic() < end:
                 await asyncio.sleep(0.01)  # not quicker: asking costs the controller time it needs for the answer
             active = time.monotonic()
+            await attach
             await asyncio.sleep(0.2)
             took.append(active - seen["tap" + port[:11]])
             await self._detached(client, server, port)
