@@ -19,6 +19,7 @@ if sys.path and sys.path[0].endswith("bench"):  # this folder has an http.py tha
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -41,6 +42,7 @@ RESULTS = Path(__file__).resolve().with_name("real.json")
 ATTACHES = 15
 STARTS = 20
 POLL_INTERVAL_S = 2.0
+GOLDEN = 0.6180339887
 
 
 PROGRAMS = (b"qemu-system", b"libvirtd", b"virga.lab.hosts", b"virga.cli\0host\0", b"virga.cli\0controller\0", b"dnsmasq")
@@ -70,6 +72,17 @@ def traces() -> dict[str, Any]:
     runtime = {entry.name for entry in Path("/run").iterdir() if entry.name.startswith("vg")}
     mounts = sum("/vg" in line for line in Path("/proc/mounts").read_text().splitlines())
     return {"namespaces": namespaces(), "links": links(), "processes": ours, "mounts": mounts, "runtime": runtime}
+
+
+def space_of(folder: str, names: set[str]) -> str:
+    """Of these namespaces (other clouds may have come up meanwhile) the one of host-1 of the cloud in this folder."""
+    for name in sorted(names):
+        if name.endswith("-host-1"):
+            for pid in processes_in([name]):
+                with contextlib.suppress(OSError):
+                    if folder.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return name
+    raise ClientError(f"the cloud in {folder} has no host-1")
 
 
 def more_than(before: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +150,7 @@ class Bench:
                 async with Client(find_login(folder)) as client:
                     founding = PacedFounding(self.env, client, plan_for(1, 1, 2.0), lambda phase, done: None)
                     await founding.prepare()
-                    spaces = [name for name in namespaces() - before if name.endswith("-host-1")]
-                    return await self._attached(client, founding.servers[0]["id"], spaces[0])
+                    return await self._attached(client, founding.servers[0]["id"], space_of(folder, namespaces() - before))
             finally:
                 child.stop()
 
@@ -149,14 +161,20 @@ class Bench:
         watch = await asyncio.create_subprocess_exec("ip", "netns", "exec", space, "ip", "monitor", "link", stdout=subprocess.PIPE)
         reader = asyncio.ensure_future(_note_taps(watch, seen))
         await asyncio.sleep(2)
-        for _ in range(ATTACHES):
-            await asyncio.sleep(self.chance.uniform(0, POLL_INTERVAL_S))  # not in step with anybody's looks
+        first = time.monotonic()
+        for number in range(ATTACHES):
             port = (await client.post("network", "/v2.0/ports", {"port": {"network_id": network}}))["port"]["id"]
-            await client.post("compute", f"/servers/{server}/os-interface", {"interfaceAttachment": {"port_id": port}})
+            # Evenly spread over the period of whoever looks (golden ratio), so that few attaches say as much as many at random.
+            wanted = number * GOLDEN % 1 * POLL_INTERVAL_S
+            await asyncio.sleep((first + wanted - time.monotonic()) % POLL_INTERVAL_S)
+            # The call is answered when the guest has the card; the port is looked at meanwhile.
+            body = {"interfaceAttachment": {"port_id": port}}
+            attach = asyncio.ensure_future(client.post("compute", f"/servers/{server}/os-interface", body))
             end = time.monotonic() + 30
             while (await client.get("network", f"/v2.0/ports/{port}"))["port"]["status"] != "ACTIVE" and time.monotonic() < end:
                 await asyncio.sleep(0.01)  # not quicker: asking costs the controller time it needs for the answer
             active = time.monotonic()
+            await attach
             await asyncio.sleep(0.2)
             took.append(active - seen["tap" + port[:11]])
             await self._detached(client, server, port)

@@ -61,7 +61,11 @@ class KiloHypervisor(LibvirtHypervisor):
 
 
 class RealMachine(Machine):
-    """See the module. `ends` has when the kernel took each tap away (seconds since the epoch) and whose it was."""
+    """See the module. `ends` has when the kernel took each tap away (seconds since the epoch) and whose it was.
+
+    A tap ends when QEMU, told to quit, lets it go. libvirt, when QEMU has ended some 0.2 s later, makes it once more for an instant to be sure that it is
+    gone: that one was never up, and is not counted.
+    """
 
     def __init__(self, name: str, journal: MeteredJournal, env: Env, host: LabHost, image: Path) -> None:
         super().__init__(name, journal)
@@ -73,6 +77,7 @@ class RealMachine(Machine):
         self.bridge = "brq" + NETWORK[:11]
         self.ports: dict[str, str] = {}  # tap -> port id
         self.ends: list[tuple[float, str]] = []
+        self._up: set[str] = set()  # ports whose tap has been up since it last ended
         self.events_lost = 0  # times the kernel dropped events: what was measured is worth nothing then
         self._bridge_index = 0
         self._watch = netlink.Watch(self._heard, self._lost)
@@ -114,8 +119,11 @@ class RealMachine(Machine):
         port_id = self.ports.get(link.name)
         if port_id is None:
             return
-        if gone:
+        if gone and port_id in self._up:
+            self._up.remove(port_id)
             self.ends.append((self.env.now(), port_id))
+        elif link.up:
+            self._up.add(port_id)
         bridged = not gone and link.master == self._bridge_index and link.up
         for key, value in (("tap/" + port_id, None if gone else link.index), ("bridged/" + port_id, link.index if bridged else None)):
             if self.journal.values.get(key) != value:

@@ -156,13 +156,15 @@ class RealKilo(AskedCloud):
         return self.real(HOST_B).ends
 
     def report_times_s(self) -> list[float]:
-        """d of every DOWN: from the look that found the tap gone."""
-        found, look = [], 0.0
+        """d of every DOWN that host_B's agent has caused: from the look that found the tap gone, back along what caused what."""
+        found = []
         for event in self.events:
-            if event.src == f"agent@{HOST_B}" and event.text.startswith("process_network_devices: compares"):
-                look = event.at
-            elif event.text == "port status ACTIVE becomes DOWN" and look:
-                found.append(event.at - look)
+            if event.text == "port status ACTIVE becomes DOWN":
+                cause = event
+                while cause.parent:
+                    cause = self.events[cause.parent - 1]
+                if cause.src == f"agent@{HOST_B}":
+                    found.append(event.at - cause.at)
         return found
 
 
