@@ -266,3 +266,37 @@ def test_a_way_that_stays_cut_ends_the_copy_with_a_reason(tmp_path: Path, monkey
         assert "broke off after 0 of 10 bytes" in said
 
     on_site(tmp_path, story)
+
+
+@needs_qemu
+def test_leave_to_copy_one_disk_is_no_leave_for_another_one_or_its_image(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        one, two = await site.host("h1"), await site.host("h2")
+        joined = two.joined()
+        assert joined is not None
+        other = SERVER.replace("bb", "cc")
+        source = QcowDisks(site.env, tmp_path / "a", FolderImages(tmp_path / "images"))
+        await source.open()
+        (tmp_path / "images").mkdir()
+        for number, server_id in enumerate((SERVER, other)):
+            (tmp_path / "images" / server_id).write_bytes(DATA + bytes([number]) * 512)
+            sha = hashlib.sha512(DATA + bytes([number]) * 512).hexdigest()
+            await source.create(server_id, ImageRef(server_id, len(DATA) + 512, "raw", sha), 1)
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(transfer, "ALLOW_WAIT_S", 0.1)
+        server = TransferServer(source, lambda peer, server_id: peer == joined.host_id and server_id == SERVER)
+        at = f"127.0.0.1:{await server.open('127.0.0.1', 0, server_context(*files(one)))}"
+        client = TransferClient(site.env, client_context(*files(two)))
+        manifest = await client.manifest(at, SERVER)
+        await client.download(at, f"/images/{manifest['base']}", tmp_path / "base", int(manifest["base_size_bytes"]))
+        assert (tmp_path / "base").read_bytes().startswith(DATA)
+        assert "may not have" in await refused(lambda: client.manifest(at, other), "no-disk")
+        for path in (f"/disks/{other}/data", f"/images/{source.base_of(other)}", "/images/../instances/" + other + "/disk", "/images/%2e%2e"):
+            await refused(lambda path=path: client.download(at, path, tmp_path / "no", 10), "no-disk")
+        assert not (tmp_path / "no").exists()
+        stranger = TransferClient(site.env, client_context(*files(one)))  # a host of this cloud, but not the one that has leave
+        await refused(lambda: stranger.manifest(at, SERVER), "no-disk")
+        monkey.undo()
+        await server.close()
+
+    on_site(tmp_path, story)

@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from tests.real.conftest import Driver, Refused, shell, until
-from tests.real.test_drivers import ADDRESSES, NET, PORTS, SERVERS, dhcp_ns, nic, spec, view
+from tests.real.conftest import Driver, shell, until
+from tests.real.test_drivers import PORTS, SERVERS, nic, view
 
 from virga.agent.hypervisor import ImageRef
-from virga.lab.hosts import Lab, processes_in
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 IMAGE = ImageRef("guest", disk_format="qcow2")

@@ -63,7 +63,7 @@ def common_name(peer: Any) -> str:
 
 
 class TransferServer:
-    """Shows this host's disks to the others. `allowed(peer name, server id)` has the last word; '' as server id asks for a cached image."""
+    """Shows this host's disks to the others. `allowed(peer name, server id)` has the last word; a cached image goes with a disk that stands on it."""
 
     def __init__(self, disks: QcowDisks, allowed: Callable[[str, str], bool] = lambda peer, server_id: True) -> None:
         self._disks, self._allowed = disks, allowed
@@ -101,7 +101,7 @@ class TransferServer:
         disk = len(parts) == 3 and parts[0] == "disks" and parts[2] in ("manifest", "data")
         if not disk and not (len(parts) == 2 and parts[0] == "images"):
             await self._say(writer, 400, "there is nothing here under that name")
-        elif not await self._allows(peer, parts[1] if disk else ""):
+        elif not (await self._allows(peer, parts[1]) if disk else await self._allows_image(peer, parts[1])):
             await self._say(writer, 403, f"host {peer or '?'} may not have {'/'.join(parts)}")
         elif not disk:
             await self._send(writer, self._disks.places.base(parts[1]), fields)
@@ -118,6 +118,14 @@ class TransferServer:
                 return False
             await env.sleep(ALLOW_POLL_S)
         return True
+
+    async def _allows_image(self, peer: str, name: str) -> bool:
+        """Only with a disk that stands on it: an image can be another tenant's secret."""
+        for server_id in await self._disks.list():
+            with contextlib.suppress(DriverError):  # a disk that went away meanwhile
+                if self._disks.base_of(server_id) == name and self._allowed(peer, server_id):
+                    return True
+        return False
 
     async def _say(self, writer: asyncio.StreamWriter, status: int, text: str) -> None:
         body = text.encode()
