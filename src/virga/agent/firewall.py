@@ -274,7 +274,8 @@ def _advertise_chain(port: PortView, number: int) -> list[str]:
     """
     targets = [ipaddress.ip_network(text) for text in _merged(address for _, address in allowed_sources(port) if is_v6(address))]
     return [f"  chain nd_{number} {{",
-            *(f"    @th,64,{net.prefixlen} {int(net.network_address) >> (128 - net.prefixlen):#x} return" if net.prefixlen else "    return" for net in targets),
+            *(f"    @th,64,{net.prefixlen} {int(net.network_address) >> (128 - net.prefixlen):#x} return"
+              if net.prefixlen else "    return" for net in targets),
             "    drop", "  }"]
 
 
