@@ -153,9 +153,8 @@ def own_address(url: str) -> str:
 
 
 def _may_copy(wiring: LinuxBridgeWiring, peer: str, server_id: str) -> bool:
-    """Whether the controller's view lets the host with this id copy a server's disk; '' for a cached image, which goes with any such disk."""
-    copies = wiring.view.copies
-    return peer in copies.get(server_id, []) if server_id else any(peer in allowed for allowed in copies.values())
+    """Whether the controller's view lets the host with this id copy a server's disk."""
+    return peer in wiring.view.copies.get(server_id, [])
 
 
 def _tell(event: Event) -> None:

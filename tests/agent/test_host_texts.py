@@ -1,12 +1,13 @@
 """What the real drivers write for nft, dnsmasq, libvirt and guests: pure functions of the host view."""
 from __future__ import annotations
 
+import ipaddress
 import json
 from pathlib import Path
 
 import pytest
 
-from virga.agent.firewall import effective, render, rule_line, stable_numbers
+from virga.agent.firewall import effective, link_local, render, rule_line, stable_numbers
 from virga.agent.hypervisor import DriverError, GuestSpec, Nic
 from virga.agent.libvirt_xml import GuestPlace, Machine, domain_xml, find_nic, is_held, moved
 from virga.agent.linuxbridge import announcement_frames, uplink_of
@@ -61,6 +62,11 @@ def test_the_filter_knows_only_what_the_port_may_send() -> None:
     assert '"tap11111111-10" . aa:bb:cc:00:00:01 . 10.0.0.0/28' in text
     assert 'set shut { type ifname; elements = { "tapgone" }; }' in text
     assert 'set serving { type ifname; elements = { "vxlan-100" }; }' in text
+    # an advertisement may name the port's own addresses, by number, and nothing else
+    six = render(view([RuleView("egress")], pairs=[PairView("fd00:0:0:9::/64")]), {})
+    chain = six.split("chain nd_")[1].split("}")[0]
+    assert f"@th,64,128 {int(ipaddress.ip_address(link_local(MAC))):#x} return" in chain and "@th,64,64 0xfd00000000000009 return" in chain
+    assert chain.rstrip().endswith("drop") and "nd-neighbor-advert iifname vmap @advertised" in six
     unguarded = render(view([RuleView("egress")], port_security=False), {})
     assert '"tap11111111-10"' not in unguarded
 

@@ -13,6 +13,7 @@ import pytest
 from tests.fabric.test_websocket import Site, on_site
 
 from virga.agent import disk as disk_room
+from virga.agent import transfer
 from virga.agent.disk import FolderImages, QcowDisks
 from virga.agent.hypervisor import DriverError, ImageRef
 from virga.agent.identity import HostIdentity
@@ -119,7 +120,7 @@ def test_another_host_cannot_pose_as_the_controller(tmp_path: Path) -> None:
 
 
 @needs_qemu
-def test_disks_are_copied_only_with_leave_and_whole(tmp_path: Path) -> None:
+def test_disks_are_copied_only_with_leave_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(site: Site) -> None:
         one, two = await site.host("h1"), await site.host("h2")
         joined = two.joined()
@@ -135,7 +136,9 @@ def test_disks_are_copied_only_with_leave_and_whole(tmp_path: Path) -> None:
         target = QcowDisks(site.env, tmp_path / "b", FolderImages(tmp_path / "none"), TransferClient(site.env, client_context(*files(two))))
         await target.open()
         nobody = TransferClient(site.env, None)
-        await refused(lambda: nobody.manifest(f"127.0.0.1:{port}", SERVER), "unreachable")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(transfer, "PATIENCE_S", 0.0)
+            await refused(lambda: nobody.manifest(f"127.0.0.1:{port}", SERVER), "unreachable")
         # the leave comes a moment after the copy is asked for, as a view may
         asyncio.get_running_loop().call_later(0.3, leave.add, joined.host_id)
         checksum = await target.fetch(SERVER, "h1", f"127.0.0.1:{port}")
@@ -183,3 +186,117 @@ def test_bad_images_and_full_disks_leave_nothing(tmp_path: Path, monkeypatch: py
         assert left(disks) == []
 
     asyncio.run(story())
+
+
+class Wall:
+    """A way to a server that can be cut in the middle: what flows stops, what comes anew is refused."""
+
+    def __init__(self, port: int) -> None:
+        self._to, self._pairs, self.passed, self.cut_at = port, [], 0, 0
+
+    async def open(self) -> int:
+        self.server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.port = int(self.server.sockets[0].getsockname()[1])
+        return self.port
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", self._to)
+        self._pairs += [writer, forth]
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: bool) -> None:
+            while block := await source.read(1 << 14):
+                self.passed += len(block) if count else 0
+                if count and self.cut_at and self.passed > self.cut_at:
+                    self.cut_at = 0
+                    self.server.close()
+                    for end in self._pairs:
+                        end.transport.abort()
+                    asyncio.get_running_loop().call_later(2.5, self._mend)
+                    return
+                sink.write(block)
+                await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, forth, False), pump(back, writer, True), return_exceptions=True)
+
+    def _mend(self) -> None:
+        async def again() -> None:
+            self.server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
+
+        self.again = asyncio.get_running_loop().create_task(again())
+
+
+@needs_qemu
+def test_a_copy_outlives_a_cut_on_its_way_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        one, two = await site.host("h1"), await site.host("h2")
+        source = QcowDisks(site.env, tmp_path / "a", FolderImages(tmp_path / "images"))
+        await source.open()
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / IMAGE).write_bytes(DATA)
+        await source.create(SERVER, ImageRef(IMAGE, len(DATA), "raw", hashlib.sha512(DATA).hexdigest()), 1)
+        server = TransferServer(source)
+        wall = Wall(await server.open("127.0.0.1", 0, server_context(*files(one))))
+        port = await wall.open()
+        wall.cut_at = 2 << 20
+        target = QcowDisks(site.env, tmp_path / "b", FolderImages(tmp_path / "none"), TransferClient(site.env, client_context(*files(two))))
+        await target.open()
+        checksum = await target.fetch(SERVER, "h1", f"127.0.0.1:{port}")
+        assert checksum == await source.checksum(SERVER)
+        assert not wall.cut_at, "the way was cut"
+        assert wall.passed < 1.6 * len(DATA), "what had come was not sent again"
+        assert target.places.base(target.base_of(SERVER)).read_bytes() == DATA
+        await server.close()
+
+    on_site(tmp_path, story)
+
+
+def test_a_way_that_stays_cut_ends_the_copy_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(transfer, "RETRY_S", 0.1)
+
+    async def story(site: Site) -> None:
+        one = await site.host("h1")
+        closed = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        port = closed.sockets[0].getsockname()[1]
+        closed.close()
+        client = TransferClient(site.env, client_context(*files(one)))
+        assert "cannot be reached" in await refused(lambda: client.manifest(f"127.0.0.1:{port}", SERVER), "unreachable")
+        said = await refused(lambda: client.download(f"127.0.0.1:{port}", "/images/x", tmp_path / "x", 10), "unreachable")
+        assert "broke off after 0 of 10 bytes" in said
+
+    on_site(tmp_path, story)
+
+
+@needs_qemu
+def test_leave_to_copy_one_disk_is_no_leave_for_another_one_or_its_image(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        one, two = await site.host("h1"), await site.host("h2")
+        joined = two.joined()
+        assert joined is not None
+        other = SERVER.replace("bb", "cc")
+        source = QcowDisks(site.env, tmp_path / "a", FolderImages(tmp_path / "images"))
+        await source.open()
+        (tmp_path / "images").mkdir()
+        for number, server_id in enumerate((SERVER, other)):
+            (tmp_path / "images" / server_id).write_bytes(DATA + bytes([number]) * 512)
+            sha = hashlib.sha512(DATA + bytes([number]) * 512).hexdigest()
+            await source.create(server_id, ImageRef(server_id, len(DATA) + 512, "raw", sha), 1)
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(transfer, "ALLOW_WAIT_S", 0.1)
+        server = TransferServer(source, lambda peer, server_id: peer == joined.host_id and server_id == SERVER)
+        at = f"127.0.0.1:{await server.open('127.0.0.1', 0, server_context(*files(one)))}"
+        client = TransferClient(site.env, client_context(*files(two)))
+        manifest = await client.manifest(at, SERVER)
+        await client.download(at, f"/images/{manifest['base']}", tmp_path / "base", int(manifest["base_size_bytes"]))
+        assert (tmp_path / "base").read_bytes().startswith(DATA)
+        assert "may not have" in await refused(lambda: client.manifest(at, other), "no-disk")
+        for path in (f"/disks/{other}/data", f"/images/{source.base_of(other)}", "/images/../instances/" + other + "/disk", "/images/%2e%2e"):
+            await refused(lambda path=path: client.download(at, path, tmp_path / "no", 10), "no-disk")
+        assert not (tmp_path / "no").exists()
+        stranger = TransferClient(site.env, client_context(*files(one)))  # a host of this cloud, but not the one that has leave
+        await refused(lambda: stranger.manifest(at, SERVER), "no-disk")
+        monkey.undo()
+        await server.close()
+
+    on_site(tmp_path, story)

@@ -9,9 +9,10 @@ import pytest
 from virga.domain.config import Config
 from virga.domain.operation import COMMAND_DONE, COMMAND_FAILED, OBSOLETE, Command, Guest
 from virga.domain.placement import Host
-from virga.domain.port import Wiring
+from virga.domain.port import Binding, Wiring
 from virga.fabric.hub import BATCH_REPORTS_MAX, IN_FLIGHT_MAX, Hub, Unanswered
 from virga.fabric.wire import Ack, Answer, Do, Forget, GuestFact, Hello, Query, Report, Result, Welcome, WiringFact
+from virga.ops.bindings import drop_binding
 from virga.runtime.env import sim_env
 from virga.runtime.trace import Trace
 from virga.sim.loop import SimLoop
@@ -64,6 +65,9 @@ class House:
     async def get(self, kind: type[Any], *key: Any) -> Any:
         return await self.db.read(lambda tx: tx.get(kind, *key))
 
+    async def bind(self, port_id: str, host: str, generation: int = 1) -> None:
+        await self.db.run(lambda tx: tx.put(Binding(port_id, host, generation)))
+
     async def queue(self, number: int, host: str = "h1", **more: Any) -> None:
         def closure(tx: Any) -> None:
             tx.put(Command(f"c{number}", host, "stop", "s", "op", "act", 1, number=number, **more))
@@ -104,6 +108,7 @@ async def test_a_hello_makes_the_host_and_is_welcomed(house: House) -> None:
 
 @hub_test
 async def test_an_older_fact_never_overwrites_a_newer_one(house: House) -> None:
+    await house.bind("p", "h1", 2)
     wire = await house.connect()
     wire.receive(Report(1, [GuestFact("s", "running", 1, True, 7)], [WiringFact("p", "s", 2, True, 8)]))
     wire.receive(Report(2, [GuestFact("s", "stopped", 1, True, 5)], [WiringFact("p", "s", 2, False, 6)]))
@@ -117,6 +122,7 @@ async def test_an_older_fact_never_overwrites_a_newer_one(house: House) -> None:
 @hub_test
 async def test_a_hello_is_the_whole_picture(house: House) -> None:
     """What it does not name is gone, and its revisions count anew: the agent may have forgotten its own."""
+    await house.bind("p1", "h1")
     wire = await house.connect(guests=[GuestFact("s1", "running", 1, True, 90), GuestFact("s2", "running", 1, True, 91)],
                                wirings=[WiringFact("p1", "s1", 1, True, 92)])
     wire.close()
@@ -139,6 +145,32 @@ async def test_a_host_speaks_only_of_itself(house: House) -> None:
     assert (await house.get(Guest, "s", "h2")).state == "running"
     assert (await house.get(Command, "c1")).state == "pending"
     assert len(first.of(Do)) == 1
+
+
+@hub_test
+async def test_a_host_cannot_speak_of_ports_that_were_never_bound_to_it(house: House) -> None:
+    """Not in a report, not in a Hello; and what it says of a port that was another host's leaves that host's fact alone."""
+    first = await house.connect("h1")
+    await house.bind("p", "h1", 4)
+    first.receive(Report(1, [], [WiringFact("p", "s", 4, True, 1)]))
+    liar = await house.connect("h2", wirings=[WiringFact("p", "s", 4, False, 9)])
+    liar.receive(Report(1, [], [WiringFact("p", "s", 5, False, 10), WiringFact("other", "s", 1, True, 11)]))
+    await house.rest()
+    assert (await house.get(Wiring, "p", "h1")).wired
+    assert await house.get(Wiring, "p", "h2") is None and await house.get(Wiring, "other", "h2") is None
+    assert liar.of(Ack)[-1].number == 1, "said is said: it need not be repeated"
+
+
+@hub_test
+async def test_a_fact_about_a_port_whose_binding_was_dropped_leaves_no_row(house: House) -> None:
+    wire = await house.connect("h1")
+    await house.bind("p", "h1")
+    wire.receive(Report(1, [], [WiringFact("p", "s", 1, True, 1)]))
+    await house.rest()
+    await house.db.run(lambda tx: drop_binding(tx, "p", "h1"))
+    wire.receive(Report(2, [], [WiringFact("p", "s", 1, False, 2, "unplugged")]))
+    await house.rest()
+    assert await house.get(Wiring, "p", "h1") is None
 
 
 @hub_test

@@ -16,15 +16,18 @@ from virga.agent.session import Agent
 from virga.domain.config import Config
 from virga.domain.enrolment import JoinToken, unpack
 from virga.domain.network import Network
+from virga.domain.operation import PENDING, Command, Operation
 from virga.domain.placement import DOWN, UP, Host
-from virga.domain.server import ACTIVE, RESIZED, Server
+from virga.domain.port import Binding, Port, Wiring
+from virga.domain.server import ACTIVE, DELETED, RESIZED, Server
 from virga.doorway import Doorway
 from virga.fabric import pki
 from virga.fabric.hub import Hub
 from virga.fabric.websocket import Refused, dial
-from virga.fabric.wire import Welcome
+from virga.fabric.wire import Ack, Do, GuestFact, Hello, Report, Result, Welcome, WiringFact
 from virga.ops import enrolment, front
 from virga.ops.engine import Engine
+from virga.ops.reconcile import Reconciler
 from virga.runtime.env import real_env
 from virga.runtime.trace import Event, Trace
 from virga.sim.world import BIG, NETWORK_ID, PROJECT, SMALL, USER
@@ -102,6 +105,25 @@ class Site:
             await agent.env.stop()
         await self.door.close()
         await self.env.stop()
+
+
+class Liar:
+    """The end of a link in the hands of a host that has been taken over."""
+
+    def __init__(self, site: Site, guests: list[GuestFact], wirings: list[WiringFact]) -> None:
+        self.got: list[Any] = []
+        site.hub.attach(self)
+        inventory = {"vcpus": 8, "ram_mb": 1024, "disk_gb": 10, "hypervisor_type": "fake", "hypervisor_version": 1}
+        self.receive(Hello("liar", "id-liar", "boot", inventory, {}, "127.0.0.1", guests, wirings, []))
+
+    def start(self, receive: Callable[[Any], None], closed: Callable[[], None]) -> None:
+        self.receive = receive
+
+    def send(self, frame: Any) -> None:
+        self.got.append(frame)
+
+    def close(self) -> None:
+        pass
 
 
 def on_site(tmp_path: Path, story: Callable[[Site], Awaitable[None]]) -> None:
@@ -236,5 +258,59 @@ def test_a_certificate_is_renewed_over_the_link(tmp_path: Path, monkeypatch: pyt
         await site.until(lambda: (identity.folder / "host.crt").read_text() != first)
         monkeypatch.undo()
         assert pki.ends_at((identity.folder / "host.crt").read_text()) >= pki.ends_at(first)
+
+    on_site(tmp_path, story)
+
+
+def test_a_host_that_lies_about_servers_of_others_changes_nothing_for_them(tmp_path: Path) -> None:
+    """It claims a guest that runs elsewhere, answers commands that are not its own, and will not let the server be deleted."""
+    async def story(site: Site) -> None:
+        await site.host("one")
+        server_id = site.env.new_id()
+
+        def start(tx: Tx) -> None:
+            tx.insert(Network(id=NETWORK_ID, project_id=PROJECT, name="net"))
+            front.boot(tx, site.ask(), Server(server_id, PROJECT, USER, "s", SMALL), [front.NicRequest(network_id=NETWORK_ID)])
+
+        await site.db.run(start)
+        await site.reaches(server_id, ACTIVE)
+        port = await site.db.read(lambda tx: tx.find(Port, device_id=server_id)[0])
+        binding = await site.db.read(lambda tx: tx.get(Binding, port.id, "one"))
+        liar = Liar(site, [GuestFact(server_id, "crashed", 99, True, 1)], [WiringFact(port.id, server_id, binding.generation, False, 2)])
+        await site.until(lambda: bool(liar.got))
+        pending = Command("c-one", "one", "report", server_id, "", "s", 1)
+        await site.db.run(lambda tx: tx.put(pending))
+        liar.receive(Report(1, [GuestFact(server_id, "running", 99, True, 3)], [], [Result("c-one", False, "I say no")]))
+        reconciler = Reconciler(site.env, site.db, site.trace, site.config)
+        await site.until(lambda: any(isinstance(frame, Ack) and frame.number == 1 for frame in liar.got))
+        await reconciler.look(None)
+        server = await site.db.read(lambda tx: tx.need(Server, server_id))
+        assert (server.vm_state, server.host, server.power_state, server.operation_id) == (ACTIVE, "one", 1, None)
+        assert (await site.db.read(lambda tx: tx.need(Wiring, port.id, "one"))).wired
+        assert await site.db.read(lambda tx: tx.get(Wiring, port.id, "liar")) is None
+        assert (await site.db.read(lambda tx: tx.need(Command, "c-one"))).state == PENDING
+        # nothing of the server goes to the liar but the order to remove what it claims to have
+        await site.until(lambda: any(isinstance(frame, Do) for frame in liar.got))
+        assert {(frame.verb, str(frame.args)) for frame in liar.got if isinstance(frame, Do)} == {("purge", "{}")}
+        await site.db.run(lambda tx: front.delete(tx, site.ask(), tx.need(Server, server_id)))
+        told: set[str] = set()
+
+        async def refusing() -> str:
+            for frame in [frame for frame in liar.got if isinstance(frame, Do) and frame.command_id not in told]:
+                told.add(frame.command_id)
+                liar.receive(Report(2, [GuestFact(server_id, "running", 99, True, 9)], [], [Result(frame.command_id, False, "I keep it")]))
+            return (await site.db.read(lambda tx: tx.find(Operation, kind="delete")[0])).waiting
+
+        async with asyncio.timeout(10.0):
+            while "not removed yet: liar: I keep it" not in await refusing():
+                await asyncio.sleep(0.01)
+
+        def time_is_up(tx: Tx) -> None:
+            op = tx.find(Operation, kind="delete")[0]
+            tx.update(Operation, op.id, deadline_at=tx.now - 1)
+            tx.hint("op:" + op.id)
+
+        await site.db.run(time_is_up)
+        await site.reaches(server_id, DELETED)
 
     on_site(tmp_path, story)

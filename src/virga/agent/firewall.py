@@ -203,6 +203,9 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
     serving = sorted({f'"{uplinks[network.id]}"' for network in out})
     shut = [f'"{tap}"' for tap in closed] + [f'"{tap_of(port.id)}"' for port in view.ports if not port.admin_up]
     mark_elements = [f'"{tap_of(port.id)}" : {marks[port.id]}' for port in guarded]
+    advertised = [line for port in guarded for line in _advertise_chain(port, marks[port.id])]
+    nd_elements = _elements(f'"{tap_of(port.id)}" : jump nd_{marks[port.id]}' for port in guarded)
+    advertised.append(f"  map advertised {{ type ifname : verdict;{nd_elements} }}")
     return "\n".join([
         "table bridge virga {}", "delete table bridge virga", "table bridge virga {",
         f"  set shut {{ type ifname;{_elements(shut)} }}",
@@ -214,6 +217,7 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
         f"  set anycast {{ type ifname . ether_addr;{_elements(anycast)} }}",
         f"  set anycast_ip {{ type ifname . ipv4_addr;{_elements(anycast_ip)} }}",
         f"  map marks {{ type ifname : mark;{_elements(mark_elements)} }}",
+        *advertised,
         """\
   chain prerouting {
     type filter hook prerouting priority -200; policy accept;
@@ -244,6 +248,7 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
   chain guard6 {
     icmpv6 type { nd-router-advert, nd-redirect } drop
     udp sport 547 udp dport 546 drop
+    icmpv6 type nd-neighbor-advert iifname vmap @advertised
     ip6 saddr :: iifname . ether saddr @macs """ + ND_OUT + """ accept
     iifname . ether saddr . ip6 saddr @sources6 accept
     drop
@@ -260,6 +265,18 @@ def _bridge_table(view: HostView, uplinks: dict[str, str], closed: list[str]) ->
   }
 }
 """])
+
+
+def _advertise_chain(port: PortView, number: int) -> list[str]:
+    """A neighbour advertisement names an address of its own beside the packet's source (RFC 4861, 4.4): it may only be one that the port may use.
+
+    Raw payload, because nft learnt the name of that field only lately.
+    """
+    targets = [ipaddress.ip_network(text) for text in _merged(address for _, address in allowed_sources(port) if is_v6(address))]
+    return [f"  chain nd_{number} {{",
+            *(f"    @th,64,{net.prefixlen} {int(net.network_address) >> (128 - net.prefixlen):#x} return"
+              if net.prefixlen else "    return" for net in targets),
+            "    drop", "  }"]
 
 
 def _inet_table(view: HostView) -> str:
@@ -345,10 +362,10 @@ class Firewall:
         zone_of = zones(view)
         for port in view.ports:
             if before.get(port.id, set()) - self._effective[port.id]:
-                for address in port.addresses:
-                    family = "ipv6" if is_v6(address.address) else "ipv4"
+                for address in [*(fixed.address for fixed in port.addresses), *(pair.address for pair in port.pairs)]:
+                    family = "ipv6" if is_v6(address) else "ipv4"
                     for side in ("-s", "-d"):
-                        await attempt(["conntrack", "-D", "-f", family, "-w", str(zone_of[port.network_id]), side, address.address])
+                        await attempt(["conntrack", "-D", "-f", family, "-w", str(zone_of[port.network_id]), side, address])
 
     async def remove(self) -> None:
         await attempt(["nft", "delete", "table", "bridge", "virga"])

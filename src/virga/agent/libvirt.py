@@ -80,6 +80,7 @@ class LibvirtHypervisor:
         self._changed: Callable[[str], None] = lambda server_id: None
         self._turns: dict[str, asyncio.Event] = {}
         self._known: set[str] = set()
+        self._ours: set[tuple[str, str]] = set()  # (UUID, name) of domains that were seen to carry our mark
         self._closed = self._listening = False
 
     # connection -----------------------------------------------------------------------------------------------------
@@ -195,14 +196,32 @@ class LibvirtHypervisor:
             code = "no-space"
         return DriverError(f"{doing}: {message}", code)
 
-    def _find(self, connection: Any, server_id: str) -> Any:
-        """The domain, or None. Blocking."""
+    def _find(self, connection: Any, server_id: str, making: bool = False) -> Any:
+        """The domain, or None. Blocking. One that has the name and is not ours counts as none, but for whoever is `making` one: DriverError 'conflict'."""
         try:
-            return connection.lookupByName(libvirt_xml.NAME_PREFIX + server_id)
+            domain = connection.lookupByName(libvirt_xml.NAME_PREFIX + server_id)
         except self._lib.libvirtError as error:
             if error.get_error_code() == self._lib.VIR_ERR_NO_DOMAIN:
                 return None
             raise
+        if not self._is_ours(domain):
+            if not making:
+                return None
+            raise DriverError(f"a domain called {domain.name()} is in the way on this host: it is not ours", "conflict")
+        return domain
+
+    def _is_ours(self, domain: Any) -> bool:
+        """Whether we defined it: its name alone proves nothing. Blocking."""
+        place = (domain.UUIDString(), domain.name())
+        if place not in self._ours:
+            try:
+                domain.metadata(self._lib.VIR_DOMAIN_METADATA_ELEMENT, libvirt_xml.NAMESPACE, 0)
+            except self._lib.libvirtError as error:
+                if error.get_error_code() == self._lib.VIR_ERR_NO_DOMAIN_METADATA:
+                    return False
+                raise
+            self._ours.add(place)
+        return True
 
     def _need(self, connection: Any, server_id: str) -> Any:
         domain = self._find(connection, server_id)
@@ -229,6 +248,8 @@ class LibvirtHypervisor:
                 server_id = libvirt_xml.server_of(domain.name())
                 if server_id:
                     try:
+                        if not self._is_ours(domain):
+                            continue
                         found[server_id] = self._state(domain)
                         if found[server_id] == "running" and domain.isPersistent():
                             self._disks.arrived(server_id)
@@ -298,7 +319,7 @@ class LibvirtHypervisor:
         flags = self._lib.VIR_DOMAIN_START_PAUSED if held else 0
 
         def work(connection: Any) -> None:
-            domain = self._find(connection, spec.server_id)
+            domain = self._find(connection, spec.server_id, making=True)
             if domain is not None and domain.isActive():
                 state = self._state(domain)
                 if state == "running" or (state == "held" and held):
@@ -318,7 +339,7 @@ class LibvirtHypervisor:
         place = await self._prepare(spec)
 
         def work(connection: Any) -> None:
-            domain = self._find(connection, spec.server_id)
+            domain = self._find(connection, spec.server_id, making=True)
             if domain is not None and domain.isActive():
                 domain.destroy()
             connection.defineXML(self._xml(spec, place))
@@ -334,6 +355,7 @@ class LibvirtHypervisor:
                 return
             if domain.isActive():
                 domain.destroy()
+            self._ours.discard((domain.UUIDString(), domain.name()))
             if self._find(connection, server_id) is not None:  # an incoming guest is transient and gone by now
                 domain.undefineFlags(flags)
 

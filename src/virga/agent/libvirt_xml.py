@@ -7,6 +7,7 @@ The domain's UUID is the server's id, its name `virga-<server id>`.
 """
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as Xml
 
 import msgspec
@@ -15,6 +16,7 @@ from virga.agent.hypervisor import GuestSpec, Nic
 
 NAMESPACE = "https://virga.cloud/libvirt/1"
 NAME_PREFIX = "virga-"
+SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Translation block cache of the emulator: its default is 1 GiB of address space and most of a small guest's resident memory.
 TCG_CACHE_MIB = 32
 
@@ -182,8 +184,12 @@ def find_nic(text: str, tap: str) -> str:
 
 
 def server_of(name: str) -> str:
-    """The server id behind a domain's name, '' for a domain that is not ours."""
-    return name[len(NAME_PREFIX):] if name.startswith(NAME_PREFIX) else ""
+    """The server id behind a domain's name, '' for a name that is not of our making.
+
+    An operator's own domain may still be called so; our element in its metadata is what counts.
+    """
+    found = name.removeprefix(NAME_PREFIX)
+    return found if found != name and SERVER_ID.fullmatch(found) else ""
 
 
 def moved(text: str, place: GuestPlace) -> str:

@@ -2,8 +2,9 @@
 """The wiring driver of a Linux host: taps on bridges, bridges on VXLAN, VLAN or a plain interface; filter, DHCP and routers beside them.
 
 Owns: every `tap`, `brq` and `vxlan-` device it made (names as Neutron's Linux bridge agent has them), and, through its helpers, the filter, the
-services and the routers of this host. A tap's alias says whose it is: `virga:<port id>:<generation>`; so a new agent process finds everything again
-in the kernel, and there is no file that could disagree with it. The newest view is kept in a file so that a restart without the controller filters
+services and the routers of this host. A device's alias says whose it is, `virga:<port id>:<generation>` on a tap and `virga:<network id>` on the others;
+so a new agent process finds everything again in the kernel, and there is no file that could disagree with it. What has our name and not our alias is
+somebody else's: it is refused by name, never taken and never removed. The newest view is kept in a file so that a restart without the controller filters
 and serves as before.
 Rules: `wire` returns only when a guest started on the tap would have its network: tap bridged and up, filter loaded, DHCP entry served. For that the
 controller's view must name the port at this generation; a view that is late is waited for. Everything is compared before it is changed. Events come
@@ -36,6 +37,8 @@ from virga.runtime.env import Env
 ALIAS = "virga"
 FLOOD = "00:00:00:00:00:00"
 DEVICE_NAME_MAX = 15
+MADE = ("bridge", "vxlan", "vlan")  # kinds of device that are made here for a network, and signed
+TAKEN = ("File exists", "already exists")  # how kernels without and with an explanation say it
 VIEW_RETRY_S = 2.0
 
 
@@ -299,7 +302,7 @@ class LinuxBridgeWiring:
                 self._serving.discard(network_id)
         bridges = {bridge_of(network_id) for network_id in needed}
         for link in list(self._find_taps().values()):
-            if link.kind == "bridge" and link.name.startswith("brq") and link.name not in bridges:
+            if link.kind == "bridge" and _ours(link) and link.name not in bridges:
                 async with self._bridges.setdefault(link.name, asyncio.Lock()):
                     await self._drop_bridge(link.name)
 
@@ -312,7 +315,7 @@ class LinuxBridgeWiring:
         if any(port.name in self._taps for port in ports):
             return
         own = tuple(self.options.physical_interface_mappings.values())
-        dead = [f"link del {port.name}" for port in ports if port.kind in ("vxlan", "vlan") or port.name.startswith("tap")]
+        dead = [f"link del {port.name}" for port in ports if _ours(port)]
         free = [f"link set {port.name} nomaster" for port in ports if port.name in own]
         await ip_batch([*free, *dead, f"link del {name}"], force=True)
         for port in ports:
@@ -325,10 +328,14 @@ class LinuxBridgeWiring:
             bridge, uplink = bridge_of(network.id), uplink_of(network, self.options.physical_interface_mappings)
             links = netlink.dump()
             lines: list[str] = []
-            if bridge in links and links[bridge].kind != "bridge":
-                raise DriverError(f"a device called {bridge} is in the way; it is a {links[bridge].kind or 'device'}, not a bridge", "conflict")
+            alias, half_made = f"{ALIAS}:{network.id}", []
+            for name, kind in ((bridge, "bridge"), (uplink, network.type)):
+                if name in links and kind in MADE and links[name].alias != alias:
+                    half_made += self._refuse_foreign(links[name], kind, links)
+            links = {name: link for name, link in links.items() if name not in half_made}
+            lines += [f"link del {name}" for name in half_made]
             if bridge not in links:
-                lines.append(f"link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0")
+                lines += [f"link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0", f"link set {bridge} alias {alias}"]
             if uplink and uplink not in links:
                 lines += self._make_uplink(network, uplink, links)
             index = links[bridge].index if bridge in links else -1
@@ -338,7 +345,13 @@ class LinuxBridgeWiring:
                 lines.append(f"link set {uplink} master {bridge} up")
             if bridge not in links or not links[bridge].up:
                 lines += [f"link set {bridge} mtu {network.mtu}" if not uplink else "", f"link set {bridge} up"]
-            await ip_batch([line for line in lines if line])
+            try:
+                await ip_batch([line for line in lines if line])
+            except DriverError as error:
+                if any(word in str(error) for word in TAKEN) and uplink not in links and network.type in MADE:
+                    raise DriverError(f"{network.type} {network.segmentation_id} is in use on this host already, by a device that is not ours",
+                                      "conflict") from error
+                raise
             if network.type == "vxlan":
                 await self._flood(uplink, set(network.peers) - {self.options.local_ip}, bool(lines))
 
@@ -347,13 +360,23 @@ class LinuxBridgeWiring:
             if not self.options.local_ip:
                 raise DriverError("this host has no tunnel address; set local_ip to join vxlan networks", "unsupported")
             return [f"link add {uplink} mtu {network.mtu} type vxlan id {network.segmentation_id} dstport {self.options.udp_dstport} "
-                    f"local {self.options.local_ip} ttl 64"]
+                    f"local {self.options.local_ip} ttl 64", f"link set {uplink} alias {ALIAS}:{network.id}"]
         device = self.options.physical_interface_mappings[network.physical_network]
         if device not in links:
             raise DriverError(f"interface {device} (physical network {network.physical_network}) is not on this host", "unsupported")
         if network.type == "vlan":
-            return [f"link add link {device} name {uplink} type vlan id {network.segmentation_id}", f"link set {device} up"]
+            return [f"link add link {device} name {uplink} type vlan id {network.segmentation_id}",
+                    f"link set {uplink} alias {ALIAS}:{network.id}", f"link set {device} up"]
         return []
+
+    def _refuse_foreign(self, link: Link, kind: str, links: dict[str, Link]) -> list[str]:
+        """Raises DriverError for a device that has our name and is not this network's. One that nobody uses is named for removal: an agent died over it
+        before it could sign it, or it is left from a network that is gone."""
+        unused = not link.master and not any(other.master == link.index for other in links.values())
+        if link.kind == kind and unused and (_ours(link) or not (link.alias or link.up)):
+            return [link.name]
+        what = f"is a {link.kind or 'device'}, not a {kind}" if link.kind != kind else "serves another network" if _ours(link) else "is not ours"
+        raise DriverError(f"a device called {link.name} is in the way on this host: it {what}", "conflict")
 
     async def _refuse_taken(self, network: NetworkView, link: Link, links: dict[str, Link]) -> None:
         """A plain interface that is in another bridge or carries the host's own addresses is not ours to take."""
@@ -397,8 +420,10 @@ class LinuxBridgeWiring:
         link, alias = links.get(nic.tap), f"{ALIAS}:{nic.port_id}:{nic.generation}"
         bridge = links.get(nic.bridge)
         lines: list[str] = []
-        if link is not None and (link.kind != "tun" or not link.alias.startswith(f"{ALIAS}:{nic.port_id}:")):
-            lines.append(f"link del {nic.tap}")  # a stale device with our name: left by somebody else or half made
+        if link is not None and not link.alias.startswith(f"{ALIAS}:{nic.port_id}:"):
+            if link.kind != "tun" or link.alias or link.carrier:
+                raise DriverError(f"a device called {nic.tap} is in the way on this host: it is {'in use' if link.carrier else 'not ours'}", "conflict")
+            lines.append(f"link del {nic.tap}")  # half made by an agent that died, or left behind: nobody has it open
             link = None
         if link is None:
             lines.append(f"tuntap add dev {nic.tap} mode tap")
@@ -439,7 +464,7 @@ class LinuxBridgeWiring:
     async def _remove_tap(self, port_id: str) -> None:
         tap = tap_of(port_id)
         link = netlink.dump().get(tap)
-        if link is not None and link.kind == "tun":
+        if link is not None and link.kind == "tun" and link.alias.startswith(f"{ALIAS}:{port_id}:"):
             await ip_batch([f"link del {tap}"], force=True)
         self._taps.pop(tap, None)
 
@@ -473,6 +498,10 @@ class LinuxBridgeWiring:
                 if self.view.version:
                     self._floods.clear()
                     await self._settle(again=not await self.firewall.loaded())
+
+
+def _ours(link: Link) -> bool:
+    return link.alias.startswith(ALIAS + ":")
 
 
 def announcement_frames(mac: str, addresses: Iterable[str]) -> list[bytes]:
@@ -522,5 +551,5 @@ async def remove_everything(env: Env, options: WiringOptions) -> None:
         await driver.services.remove(network_id)
     await driver.firewall.remove()
     links = netlink.dump()
-    names = [link.name for link in links.values() if link.alias.startswith(ALIAS + ":") or link.name.startswith(("brq", "vxlan-"))]
+    names = [link.name for link in links.values() if _ours(link)]
     await ip_batch([f"link del {name}" for name in names], force=True)

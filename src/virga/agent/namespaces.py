@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from virga.agent import netlink
 from virga.agent.command import attempt, run
 from virga.agent.hypervisor import DriverError
 
@@ -43,6 +44,13 @@ async def ensure(name: str) -> bool:
 async def remove(name: str) -> None:
     if exists(name):
         await attempt(["ip", "netns", "del", name])
+
+
+def refuse_foreign(name: str) -> None:
+    """Raises DriverError when a device called so is on this host and is no veth pair: it cannot be the outer end of one of ours."""
+    link = netlink.dump().get(name)
+    if link is not None and link.kind != "veth":
+        raise DriverError(f"a device called {name} is in the way on this host: it is a {link.kind or 'device'}, not ours", "conflict")
 
 
 def listed(prefix: str) -> list[str]:

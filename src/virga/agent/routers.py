@@ -112,6 +112,7 @@ class Routers:
         for device, port, addresses in wanted:
             outer, mtu = tap_of(port.id), mtus.get(port.network_id, 1500)
             if device not in there:
+                namespaces.refuse_foreign(outer)
                 await ip_batch([f"link del {outer}"], force=True)
                 await ip_batch([
                     f"link add {outer} mtu {mtu} type veth peer name {device} address {port.mac} mtu {mtu} netns {namespace}",

@@ -139,10 +139,20 @@ class Services:
         """The pid of the network's dnsmasq, 0 when it does not run."""
         try:
             pid = int((self._folder / network_id / "pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return 0
-        return pid if alive(pid) and str(self._folder / network_id).encode() in command else 0
+        return pid if self._is_it(pid, network_id) else 0
+
+    def _is_it(self, pid: int, network_id: str) -> bool:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return alive(pid) and f"--conf-file={self._folder / network_id / 'conf'}".encode() in words
+
+    def _stale(self, network_id: str) -> list[int]:
+        """Every dnsmasq of this network: one whose pid file is gone holds the addresses and answers with entries of long ago."""
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_it(int(entry.name), network_id)]
 
     async def ensure(self, network: NetworkView, ports: list[PortView]) -> None:
         """The network's namespace, dnsmasq and metadata server, with these ports' entries. Its bridge must exist. Raises DriverError."""
@@ -158,6 +168,8 @@ class Services:
             await self._kill(pid)
             pid = 0
         if not pid:
+            for stale in self._stale(network.id):
+                await self._kill(stale)
             # dnsmasq returns when it has bound its sockets and become a daemon.
             await run(["ip", "netns", "exec", namespace, "dnsmasq", f"--conf-file={folder / 'conf'}"], deadline_s=15.0, code="dhcp")
         elif changed:
@@ -181,6 +193,7 @@ class Services:
             return
         if new:
             self._servers.pop(network.id, None)
+        namespaces.refuse_foreign(outer)
         await ip_batch([f"link del {outer}"], force=True)
         await ip_batch([
             f"link add {outer} mtu {network.mtu} type veth peer name {inner} address {network.dhcp_mac} mtu {network.mtu} netns {namespace}",
@@ -207,8 +220,7 @@ class Services:
         server = self._servers.pop(network_id, None)
         if server is not None:
             await server.close()
-        pid = self.running(network_id)
-        if pid:
+        for pid in self._stale(network_id):
             await self._kill(pid)
         await namespaces.remove(self.namespace(network_id))
         await asyncio.to_thread(shutil.rmtree, self._folder / network_id, ignore_errors=True)

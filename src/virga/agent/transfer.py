@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,10 @@ from virga.runtime.env import Env
 PORT = 8790
 HEAD_MAX_BYTES = 8192
 BLOCK_BYTES = 1 << 20
-IDLE_TIMEOUT_S = 60.0
-TRIES, RETRY_S = 5, 1.0
+IDLE_TIMEOUT_S, CONNECT_TIMEOUT_S = 60.0, 10.0
+DIGEST_TIMEOUT_S = 3600.0  # the other side reads the whole disk for its checksum before it answers
+PATIENCE_S, RETRY_S = 60.0, 1.0  # how long a copy that gets no byte on its way is tried again: a cable is pulled and put back, a switch boots
+OURS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)  # this host's files, not the way
 ALLOW_WAIT_S, ALLOW_POLL_S = 10.0, 0.05  # a view that allows a copy may arrive a moment after the copy is asked for
 CONTROLLER = "virga-controller"  # the name in the certificate of the controller's end
 
@@ -60,7 +63,7 @@ def common_name(peer: Any) -> str:
 
 
 class TransferServer:
-    """Shows this host's disks to the others. `allowed(peer name, server id)` has the last word; '' as server id asks for a cached image."""
+    """Shows this host's disks to the others. `allowed(peer name, server id)` has the last word; a cached image goes with a disk that stands on it."""
 
     def __init__(self, disks: QcowDisks, allowed: Callable[[str, str], bool] = lambda peer, server_id: True) -> None:
         self._disks, self._allowed = disks, allowed
@@ -98,7 +101,7 @@ class TransferServer:
         disk = len(parts) == 3 and parts[0] == "disks" and parts[2] in ("manifest", "data")
         if not disk and not (len(parts) == 2 and parts[0] == "images"):
             await self._say(writer, 400, "there is nothing here under that name")
-        elif not await self._allows(peer, parts[1] if disk else ""):
+        elif not (await self._allows(peer, parts[1]) if disk else await self._allows_image(peer, parts[1])):
             await self._say(writer, 403, f"host {peer or '?'} may not have {'/'.join(parts)}")
         elif not disk:
             await self._send(writer, self._disks.places.base(parts[1]), fields)
@@ -115,6 +118,14 @@ class TransferServer:
                 return False
             await env.sleep(ALLOW_POLL_S)
         return True
+
+    async def _allows_image(self, peer: str, name: str) -> bool:
+        """Only with a disk that stands on it: an image can be another tenant's secret."""
+        for server_id in await self._disks.list():
+            with contextlib.suppress(DriverError):  # a disk that went away meanwhile
+                if self._disks.base_of(server_id) == name and self._allowed(peer, server_id):
+                    return True
+        return False
 
     async def _say(self, writer: asyncio.StreamWriter, status: int, text: str) -> None:
         body = text.encode()
@@ -152,30 +163,48 @@ class TransferClient:
             raise DriverError(f"{address} is not {self._name}, whatever answers there", "unreachable")
         return host, reader, writer
 
-    async def _ask(self, address: str, path: str, start: int) -> tuple[int, int, asyncio.StreamReader, asyncio.StreamWriter]:
-        async with asyncio.timeout(IDLE_TIMEOUT_S):
+    async def _ask(self, address: str, path: str, start: int, answer_s: float = IDLE_TIMEOUT_S,
+                   ) -> tuple[int, int, asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             host, reader, writer = await self._connect(address)
-            extra = f"Range: bytes={start}-\r\n" if start else ""
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n".encode())
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        try:
+            async with asyncio.timeout(answer_s):
+                extra = f"Range: bytes={start}-\r\n" if start else ""
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n".encode())
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        except BaseException:
+            writer.close()
+            raise
         status = int(head.split(" ")[1])
         length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.lower().startswith("content-length:")), 0)
         return status, length, reader, writer
 
     async def manifest(self, address: str, server_id: str) -> dict[str, Any]:
-        try:
-            status, length, reader, writer = await self._ask(address, f"/disks/{server_id}/manifest", 0)
-            async with asyncio.timeout(3600.0):  # the other side reads the whole disk for its checksum
-                body = await reader.readexactly(min(length, 1 << 20))
-            writer.close()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError) as error:
-            raise DriverError(f"{address} cannot be reached for the disk of server {server_id}: {error}", "unreachable") from error
+        since = self._env.monotonic()
+        while True:
+            try:
+                status, length, reader, writer = await self._ask(address, f"/disks/{server_id}/manifest", 0, DIGEST_TIMEOUT_S)
+                try:
+                    async with asyncio.timeout(IDLE_TIMEOUT_S):
+                        body = await reader.readexactly(min(length, 1 << 20))
+                finally:
+                    writer.close()
+                break
+            except ssl.SSLError as error:
+                raise DriverError(f"{address} is no host of this cloud: {error}", "unreachable") from error
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                if self._env.monotonic() - since > PATIENCE_S:
+                    raise DriverError(f"{address} cannot be reached for the disk of server {server_id}: {str(error) or 'no answer'}",
+                                      "unreachable") from error
+                await self._env.sleep(RETRY_S)
         if status != 200:
             raise DriverError(f"{address} will not give the disk of server {server_id}: {body.decode('utf-8', 'replace')[:200]}", "no-disk")
         return dict(msgspec.json.decode(body))
 
     async def fetch(self, address: str, path: str, target: Path, size_bytes: int, sha512: str) -> None:
-        """Into `target`, from where it ends. Raises DriverError 'unreachable' after some tries, 'checksum' when the bytes are wrong, OSError for ours."""
+        """Into `target`, from where it ends. Raises DriverError 'unreachable' after a minute without a byte, 'checksum' when the bytes are wrong, OSError
+        for trouble with our own files.
+        """
         await self.download(address, path, target, size_bytes)
         found = await asyncio.to_thread(digest, target)
         if found != sha512:
@@ -184,13 +213,20 @@ class TransferClient:
 
     async def download(self, address: str, path: str, target: Path, size_bytes: int) -> None:
         """`fetch` without the check, for callers that make it themselves."""
-        for last in [*[False] * (TRIES - 1), True]:
+        done, since = -1, self._env.monotonic()
+        while True:
             try:
                 await self._rest(address, path, target, size_bytes)
-                break
-            except (ConnectionError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError) as error:
-                if last:
-                    raise DriverError(f"copying {path} from {address} broke off: {error}", "unreachable") from error
+                return
+            except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                if isinstance(error, OSError) and error.errno in OURS:
+                    raise
+                have = target.stat().st_size if target.exists() else 0
+                if have > done:
+                    done, since = have, self._env.monotonic()
+                if self._env.monotonic() - since > PATIENCE_S:
+                    raise DriverError(f"copying {path} from {address} broke off after {have} of {size_bytes} bytes: {str(error) or 'no answer'}",
+                                      "unreachable") from error
                 await self._env.sleep(RETRY_S)
 
     async def put(self, address: str, path: str, source: Path) -> str:

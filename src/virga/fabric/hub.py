@@ -4,7 +4,9 @@ Owns: `guests`, `wirings`, a command's result columns, and the observed columns 
 Rules: a fact carries the agent's revision; an older one than the row's is dropped and counted. A Hello is a whole picture: rows of that host it does
 not name are set to absent. Facts that wait are taken in together, one transaction a batch, acknowledged after the commit. Commands are read from the
 outbox whenever a hint says so and on every new session; a session's memory of what it sent is only to save repeats.
-A host may only speak of itself: facts are filed under the session's host name, whatever they say.
+A host may only speak of itself: facts are filed under the session's host name, whatever they say. So what it claims of a server can only matter where
+somebody asks about that host; a guest that has no business there is an orphan (reconcile.py), and its wiring counts only where the controller has
+opened a binding of the port on that host.
 """
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from typing import Any
 from virga.domain.config import Config
 from virga.domain.operation import ABSENT, COMMAND_DONE, COMMAND_FAILED, PENDING, Command, Guest
 from virga.domain.placement import DOWN, UP, Host
-from virga.domain.port import Wiring
+from virga.domain.port import Binding, Wiring
 from virga.fabric.link import Link
 from virga.fabric.wire import Ack, Answer, Do, Forget, Frame, GuestFact, Hello, Query, Report, Result, View, Welcome, WiringFact
 from virga.runtime.env import Env
@@ -309,6 +311,8 @@ def _note(
         if before is not None and before.revision > wired.revision and not whole:
             stale += 1
             continue
+        if before is None and tx.get(Binding, wired.port_id, host) is None:
+            continue  # its binding was dropped meanwhile, or it never was the host's business
         tx.put(Wiring(wired.port_id, host, wired.generation, wired.wired, wired.revision, wired.detail, tx.now))
         tx.hint("server:" + wired.server_id, "port:" + wired.port_id)
         if before is None or (before.wired, before.generation) != (wired.wired, wired.generation):

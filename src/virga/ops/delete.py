@@ -14,7 +14,7 @@ from virga.ops import placing
 from virga.ops.bindings import unbind
 from virga.ops.boot import fault
 from virga.ops.ports import release_port
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, good, procedure, waiting
 from virga.ops.waits import both, is_away, ports_of, wait_guest
 from virga.store.db import Tx
 
@@ -43,7 +43,9 @@ def purged(run: Run) -> Verdict:
     verdict = good("")
     for host in run.op.notes.get("hosts", []):
         if not is_away(run, host):
-            verdict = both(verdict, wait_guest(run, host, ABSENT))
+            gone = wait_guest(run, host, ABSENT)
+            # A host that will not do it, or lies about what it has, delays a user by the deadline and no more.
+            verdict = both(verdict, waiting(f"not removed yet: {gone.reason}") if gone.state == "failed" else gone)
     if verdict.state != "done" and run.op.deadline_at is not None and run.tx.now >= run.op.deadline_at:
         return good(f"the server is deleted, its hosts still have work to do: {verdict.reason}")
     return verdict
