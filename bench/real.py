@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.soak import soak
-from virga.cli_client import Client, find_login
+from virga.cli_client import Client, ClientError, find_login
 from virga.cli_demo import Child
 from virga.cli_guests import RealFounding
 from virga.cli_race_real import PacedFounding
+from virga.lab.hosts import processes_in
 from virga.lab.real_race import plan_for
 from virga.runtime.env import real_env
 
