@@ -247,7 +247,7 @@ class LiveCloud:
             def closure(tx: Tx) -> Founders:
                 founders = bootstrap(tx, self.config, admin, demo)
                 ask = Ask(self.config, founders.projects["admin"], founders.users["admin"], "req-first-start", True)
-                bootstrap_network(tx, ask)
+                bootstrap_network(tx, ask, [founders.projects["demo"]])
                 for flavor_id, name, vcpus, ram_mb, disk_gb in FLAVORS:
                     tx.put(Flavor(flavor_id, name, vcpus, ram_mb, disk_gb, created_at=tx.now))
                 return founders

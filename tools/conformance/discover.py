@@ -209,6 +209,8 @@ def discover(
         # Features that Virga does not claim; another cloud's operator turns them on with --set.
         "SSH": False,
         "SSH_USER": "cirros",
+        "SSH_TIMEOUT": 120,
+        "METADATA": False,
         "SCOPE": False,
         "VNC": False,
         "STABLE_RESCUE": True,
@@ -245,6 +247,8 @@ def discover(
         services = cloud.rows(compute + "/os-services?binary=nova-compute", "services")
         up = [s for s in services if s.get("state") == "up" and s.get("status") == "enabled"]
         values["COMPUTE_NODES"] = max(1, len(up))
+        # tests that name the hosts a server leaves and goes to
+        values["SOURCE_HOST"], values["DEST_HOST"] = [s["host"] for s in up[:2]] if len(up) > 1 else ("", "")
     extensions: list[str] = []
     if network:
         base = re.sub(r"/v2\.0$", "", network) + "/v2.0"

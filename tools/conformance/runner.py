@@ -323,7 +323,8 @@ def judge(args: argparse.Namespace, cloud: Cloud, work: Path) -> int:
         given.setdefault("SECURITY_COMPLIANCE", "true")
     if args.hypervisor == "libvirt":
         # guests that can be logged into: the guest image's user, and time for a guest that boots under emulation
-        for name, value in (("SSH", "true"), ("SSH_USER", "virga"), ("IMAGE_NAME", "virga-guest"), ("TIMEOUT", "200")):
+        for name, value in (("SSH", "true"), ("SSH_USER", "virga"), ("IMAGE_NAME", "virga-guest"), ("TIMEOUT", "300"),
+                            ("SSH_TIMEOUT", "240"), ("METADATA", "true")):
             given.setdefault(name, value)
     values, made = discover(cloud, work, given, seed=not args.no_seed)
     render(values, work)

@@ -173,11 +173,13 @@ def test_the_first_networks_are_made_once(cloud_client: Any) -> None:
 
     ask = Ask(cloud_client.cloud.config, cloud_client.projects["admin"], "u", "req-1", True)
     for _ in range(2):
-        cloud_client.run(cloud_client.db.run(lambda tx: bootstrap_network(tx, ask)))
+        cloud_client.run(cloud_client.db.run(lambda tx: bootstrap_network(tx, ask, [cloud_client.projects["demo"]])))
     found = {item["name"]: item for item in cloud_client.get(f"{V2}/networks", as_="demo").json()["networks"]}
     assert set(found) == {"public", "private"}
     assert found["public"]["router:external"] and found["private"]["shared"]
     assert len(cloud_client.get(f"{V2}/routers").json()["routers"]) == 1
+    # a project that comes later has the one it makes itself, and no second one by which a server request would be ambiguous
+    assert {item["name"] for item in cloud_client.get(f"{V2}/networks", as_="other").json()["networks"]} == {"public"}
     # demo can make a port on private and give it a floating IP
     port = cloud_client.post(f"{V2}/ports", {"port": {"network_id": found["private"]["id"]}}, as_="demo").json()["port"]
     floating = cloud_client.post(f"{V2}/floatingips", {"floatingip": {"floating_network_id": found["public"]["id"], "port_id": port["id"]}},
