@@ -5,6 +5,7 @@ import ipaddress
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from virga.agent.firewall import effective, link_local, render, rule_line, stable_numbers
@@ -85,7 +86,10 @@ def test_numbers_stay_when_others_come() -> None:
 
 def test_dhcp_gives_the_default_route_twice() -> None:
     network, port = view([]).networks[0], view([], hostname="web").ports[0]
-    assert dnsmasq_hosts(network, [port]) == f"{MAC},set:p{PORT[:13]},web,10.0.0.5\n"
+    assert dnsmasq_hosts(network, [port]) == f"{MAC},web,10.0.0.5\n"  # no tag: dnsmasq would not survive its next SIGHUP
+    own = msgspec.structs.replace(port, dhcp_options=[("67", "boot")])
+    assert dnsmasq_hosts(network, [own]) == f"{MAC},set:p{PORT[:13]},web,10.0.0.5\n"
+    assert f"tag:p{PORT[:13]},67,boot\n" in dnsmasq_options(network, [own])
     options = dnsmasq_options(network, [port])
     assert "tag:s0,option:router,10.0.0.1\n" in options
     assert "classless-static-route,169.254.169.254/32,10.0.0.2,0.0.0.0/0,10.0.0.1\n" in options
@@ -97,6 +101,9 @@ def test_metadata_is_told_to_its_owner_only() -> None:
     assert status == 200 and json.loads(body)["public_keys"] == {"k": "ssh-ed25519 AAAA"} and json.loads(body)["uuid"] == "server"
     assert respond(there, NET, "10.0.0.5", "GET", "/latest/meta-data/public-keys/0/openssh-key")[2] == b"ssh-ed25519 AAAA\n"
     assert respond(there, NET, "10.0.0.5", "GET", "/openstack/latest/user_data")[2] == b"hello"
+    assert respond(there, NET, "10.0.0.5", "GET", "/latest/meta-data/public-ipv4")[2] == b""
+    outside = msgspec.structs.replace(there, instances=[msgspec.structs.replace(there.instances[0], floating={"10.0.0.5": "172.24.4.9"})])
+    assert respond(outside, NET, "10.0.0.5", "GET", "/latest/meta-data/public-ipv4")[2] == b"172.24.4.9"
     assert respond(there, NET, "10.0.0.6", "GET", "/openstack/latest/meta_data.json")[0] == 404
     assert respond(there, "other", "10.0.0.5", "GET", "/openstack/latest/meta_data.json")[0] == 404
     assert respond(there, NET, "10.0.0.5", "POST", "/")[0] == 405

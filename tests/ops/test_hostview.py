@@ -165,6 +165,8 @@ def test_a_router_stays_where_it_is_until_its_host_is_fenced(cloud: Cloud) -> No
     assert router.next_hop == "172.24.4.1" and router.ports[0].addresses == ["10.1.0.1/24"] and router.gateway is not None
     cloud.run(lambda tx: tx.insert(FloatingIp("f1", "p1", "ext", "172.24.4.99", "fp", port.id, port.fixed_ips[0].ip_address, "r1")))
     assert cloud.view(place).routers[0].floating[0].fixed == port.fixed_ips[0].ip_address
+    told = [instance.floating for host in ("h1", "h2") for instance in cloud.view(host).instances if instance.server_id == port.device_id]
+    assert told == [{port.fixed_ips[0].ip_address: "172.24.4.99"}]
     assert {network.id for network in cloud.view(place).networks} == {"n1", "ext"}
     cloud.run(lambda tx: tx.update(Host, place, forced_down=True))
     cloud.arrange()

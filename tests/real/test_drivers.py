@@ -282,11 +282,19 @@ def test_hot_plug(drivers: list[Driver], key: Path) -> None:
     more = view(one.host, [0], [], public, router=True, generation=3)
     more["ports"].append(msgspec.to_builtins(PortView(extra.port_id, 1, NET, extra.mac, [AddressView("10.77.0.13", SUBNET, 24)], SERVERS[0], groups=[GROUP])))
     more["version"] = "hot"
+    pid_file = Path(one.host.runtime) / "dhcp" / NET / "pid"
+    server = pid_file.read_text()
     one.call("wiring.apply", more)
     one.call("wiring.wire", extra)
     one.call("hypervisor.attach_nic", SERVERS[0], extra)
     one.call("hypervisor.attach_nic", SERVERS[0], extra)
     until(lambda: "10.77.0.13" in ssh(key, dhcp_ns(one), ADDRESSES[0], "ip addr").stdout, 60, "address on the new card")
+    # the server that gave the first lease took the new entry and gave the second; one that carries tags is another one afterwards
+    assert pid_file.read_text() == server and Path(f"/proc/{server.strip()}").exists()
+    more["ports"][-1]["dhcp_options"] = [["67", "boot"]]
+    more["version"] = "tagged"
+    one.call("wiring.apply", more)
+    assert pid_file.read_text() != server and Path(f"/proc/{pid_file.read_text().strip()}").exists()
     one.call("hypervisor.detach_nic", SERVERS[0], extra)
     print(f"detach {one.took_s:.2f} s")
     one.call("hypervisor.detach_nic", SERVERS[0], extra)

@@ -62,7 +62,7 @@ def _ec2(instance: InstanceView, address: str, parts: list[str]) -> str | None:
     hostname = str(document.get("hostname", document.get("name", "")))
     values: dict[str, str] = {
         "ami-id": "", "ami-launch-index": str(document.get("launch_index", 0)), "hostname": hostname, "local-hostname": hostname,
-        "public-hostname": hostname, "instance-id": instance.server_id, "local-ipv4": address, "public-ipv4": "",
+        "public-hostname": hostname, "instance-id": instance.server_id, "local-ipv4": address, "public-ipv4": instance.floating.get(address, ""),
         "reservation-id": str(document.get("reservation_id", "")), "security-groups": "",
         "placement/availability-zone": str(document.get("availability_zone", "nova")),
     }

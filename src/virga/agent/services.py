@@ -25,6 +25,9 @@ from virga.agent.metadata import ADDRESS, PORT, MetadataServer
 from virga.domain.hostview import HostView, NetworkView, PortView, SubnetView
 from virga.runtime.env import Env
 
+# dnsmasq 2.90 as Debian 12 has it dies when it reads its hosts again (SIGHUP) after it has served one that sets a tag. So tags are rare, and where there are
+# some it is started anew instead.
+TAG = "set:p"
 LEASE_S = 86400
 GONE_POLL_S, GONE_POLLS = 0.02, 100
 
@@ -87,14 +90,15 @@ def dnsmasq_options(network: NetworkView, ports: list[PortView]) -> str:
 
 
 def dnsmasq_hosts(network: NetworkView, ports: list[PortView]) -> str:
-    """One line a fixed address of a port that is here."""
+    """One line a fixed address of a port that is here; a tag of its own only for a port with options of its own (see TAG)."""
     served = {subnet.id for _, subnet in _served(network)}
     lines = []
     for port in ports:
         for fixed in port.addresses:
             if fixed.subnet_id in served:
                 address = f"[{fixed.address}]" if ":" in fixed.address else fixed.address
-                lines.append(f"{port.mac},set:p{port.id[:13]},{port_name(port, fixed.address)},{address}")
+                tag = f"{TAG}{port.id[:13]}," if port.dhcp_options else ""
+                lines.append(f"{port.mac},{tag}{port_name(port, fixed.address)},{address}")
     return "\n".join(sorted(lines)) + "\n"
 
 
@@ -160,11 +164,12 @@ class Services:
         folder.mkdir(parents=True, exist_ok=True)
         await self._plug(network, namespace)
         conf = dnsmasq_conf(network, folder)
+        tagged = TAG in _read(folder / "hosts")
         texts = {"opts": dnsmasq_options(network, ports), "hosts": dnsmasq_hosts(network, ports), "names": dnsmasq_names(network, ports)}
         changed = [name for name, text in texts.items() if _write_if_changed(folder / name, text)]
         fresh = _write_if_changed(folder / "conf", conf)
         pid = self.running(network.id)
-        if pid and fresh:
+        if pid and (fresh or (changed and (tagged or TAG in texts["hosts"]))):
             await self._kill(pid)
             pid = 0
         if not pid:
@@ -232,9 +237,16 @@ class Services:
         self._servers.clear()
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def _write_if_changed(path: Path, text: str) -> bool:
     """Write a file whole; returns whether its content is new."""
-    if path.exists() and path.read_text() == text:
+    if path.exists() and _read(path) == text:
         return False
     partial = path.with_name(path.name + ".part")
     partial.write_text(text)

@@ -127,11 +127,15 @@ class RouterView(msgspec.Struct, frozen=True):
 
 
 class InstanceView(msgspec.Struct, frozen=True):
-    """What the metadata service says of one server. `document` is its meta_data.json; `user_data` is base64 text as the API took it."""
+    """What the metadata service says of one server. `document` is its meta_data.json; `user_data` is base64 text as the API took it.
+
+    `floating` has the floating address of each fixed one that has any.
+    """
 
     server_id: str
     document: dict[str, Any] = {}
     user_data: str = ""
+    floating: dict[str, str] = {}
 
 
 class HostView(msgspec.Struct, frozen=True):

@@ -262,11 +262,16 @@ class Picture:
         return RouterPortView(port.id, port.network_id, port.mac_address, [f"{fixed.address}/{fixed.prefix}" for fixed in self._addresses(port)])
 
     def _instances(self, ports: Iterable[PortView]) -> list[InstanceView]:
+        floating: dict[str, dict[str, str]] = {}
+        for port in ports:
+            if port.server_id:
+                rows = self._tx.find(FloatingIp, port_id=port.id)
+                floating.setdefault(port.server_id, {}).update({row.fixed_ip_address: row.floating_ip_address for row in rows if row.fixed_ip_address})
         found = []
-        for server_id in sorted({port.server_id for port in ports if port.server_id}):
+        for server_id in sorted(floating):
             server = self._tx.get(Server, server_id)
             if server is not None:
-                found.append(InstanceView(server_id, metadata_of(server), server.user_data or ""))
+                found.append(InstanceView(server_id, metadata_of(server), server.user_data or "", floating[server_id]))
         return found
 
     def _copies(self, name: str) -> dict[str, list[str]]:
