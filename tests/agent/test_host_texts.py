@@ -14,7 +14,7 @@ from virga.agent.libvirt_xml import GuestPlace, Machine, domain_xml, find_nic, i
 from virga.agent.linuxbridge import announcement_frames, uplink_of
 from virga.agent.metadata import respond
 from virga.agent.routers import nat_rules
-from virga.agent.services import dnsmasq_hosts, dnsmasq_options
+from virga.agent.services import dnsmasq_hosts, dnsmasq_options, must_forget
 from virga.domain.hostview import (
     AddressView,
     FloatingView,
@@ -93,6 +93,15 @@ def test_dhcp_gives_the_default_route_twice() -> None:
     options = dnsmasq_options(network, [port])
     assert "tag:s0,option:router,10.0.0.1\n" in options
     assert "classless-static-route,169.254.169.254/32,10.0.0.2,0.0.0.0/0,10.0.0.1\n" in options
+
+
+def test_dnsmasq_is_started_anew_where_it_would_remember_too_much() -> None:
+    one, two = f"{MAC},web,10.0.0.5\n", "fa:16:3e:00:00:02,db,10.0.0.6\n"
+    assert not must_forget("", one) and not must_forget(one, one + two)
+    assert not must_forget(one, f"{MAC},renamed,10.0.0.5\n")
+    assert must_forget(one + two, two), "the address may go to another port"
+    assert must_forget(one, one.replace(MAC, "fa:16:3e:00:00:09")) and must_forget(one, one.replace("10.0.0.5", "10.0.0.7"))
+    assert must_forget(one, f"{MAC},set:p1,web,10.0.0.5\n")
 
 
 def test_metadata_is_told_to_its_owner_only() -> None:

@@ -324,7 +324,7 @@ def judge(args: argparse.Namespace, cloud: Cloud, work: Path) -> int:
     if args.hypervisor == "libvirt":
         # guests that can be logged into: the guest image's user, and time for a guest that boots under emulation
         for name, value in (("SSH", "true"), ("SSH_USER", "virga"), ("IMAGE_NAME", "virga-guest"), ("TIMEOUT", "300"),
-                            ("SSH_TIMEOUT", "240"), ("METADATA", "true")):
+                            ("SSH_TIMEOUT", "240")):
             given.setdefault(name, value)
     values, made = discover(cloud, work, given, seed=not args.no_seed)
     render(values, work)

@@ -102,6 +102,17 @@ def dnsmasq_hosts(network: NetworkView, ports: list[PortView]) -> str:
     return "\n".join(sorted(lines)) + "\n"
 
 
+def must_forget(before: str, after: str) -> bool:
+    """Whether a dnsmasq that knows the entries `before` has to be started anew to serve those `after`, and cannot just read them.
+
+    It keeps in memory whom it has given an address, and would refuse it to the next port that gets it until the lease has run out; and see TAG.
+    """
+    def leases(text: str) -> set[tuple[str, str]]:
+        return {(line.split(",")[0], line.rpartition(",")[2]) for line in text.splitlines()}
+
+    return TAG in before + after or not leases(before) <= leases(after)
+
+
 def port_name(port: PortView, address: str) -> str:
     """The DNS label of a port: its host name, else made from the address as networking services do."""
     return port.hostname or "host-" + address.replace(".", "-").replace(":", "-")
@@ -164,12 +175,12 @@ class Services:
         folder.mkdir(parents=True, exist_ok=True)
         await self._plug(network, namespace)
         conf = dnsmasq_conf(network, folder)
-        tagged = TAG in _read(folder / "hosts")
+        before = _read(folder / "hosts")
         texts = {"opts": dnsmasq_options(network, ports), "hosts": dnsmasq_hosts(network, ports), "names": dnsmasq_names(network, ports)}
         changed = [name for name, text in texts.items() if _write_if_changed(folder / name, text)]
         fresh = _write_if_changed(folder / "conf", conf)
         pid = self.running(network.id)
-        if pid and (fresh or (changed and (tagged or TAG in texts["hosts"]))):
+        if pid and (fresh or (changed and must_forget(before, texts["hosts"]))):
             await self._kill(pid)
             pid = 0
         if not pid:
