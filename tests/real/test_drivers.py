@@ -171,6 +171,12 @@ def test_security_group_change_cuts_and_restores(drivers: list[Driver], key: Pat
     ping.terminate()
     received = ping.communicate()[0].count("bytes from")
     assert received < 20, "an established ping must be cut too"
+    # a router's card that was left half made comes up with the next look
+    inner = f"{one.host.prefix}qrouter-{ROUTER}"
+    shell("ip link set qr-ffffffff-10 down", inner)
+    assert shell("ping -c1 -W1 172.24.94.77").returncode != 0
+    one.call("wiring.apply", view(one.host, [0], [two.host.address], public, router=True) | {"version": "again"})
+    until(lambda: shell("ping -c1 -W1 172.24.94.77").returncode == 0, 10, "ping through the router")
     # the floating IP goes, and its flows with it
     one.call("wiring.apply", view(one.host, [0], [two.host.address], public, router=True, floating=False))
     assert shell("ping -c1 -W1 172.24.94.77").returncode != 0

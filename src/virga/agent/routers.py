@@ -93,7 +93,7 @@ class Routers:
 
     async def _complete(self, router: RouterView, namespace: str) -> bool:
         status, out, _ = await attempt(["ip", "-n", namespace, "-j", "link"])
-        there = {item["ifname"] for item in json.loads(out or "[]")} if status == 0 else set()
+        there = {item["ifname"] for item in json.loads(out or "[]") if "UP" in item["flags"]} if status == 0 else set()
         outer = netlink.dump()
         return all(device in there and self._joined(outer, port) for device, port, _ in self._ports(router))
 
@@ -117,11 +117,11 @@ class Routers:
                 await ip_batch([
                     f"link add {outer} mtu {mtu} type veth peer name {device} address {port.mac} mtu {mtu} netns {namespace}",
                     f"link set {outer} master {bridge_of(port.network_id)} up"])
-                await ip_batch([f"link set {device} up"], namespace)
             elif not self._joined(netlink.dump(), port):
                 await ip_batch([f"link set {outer} master {bridge_of(port.network_id)} up"])
             have = there.get(device, set())
             await ip_batch([
+                f"link set {device} up",  # also one that is there: what made it may have failed half way
                 *(f"address add {address} dev {device}" + (" nodad" if ":" in address else "") for address in addresses if address not in have),
                 *(f"address del {address} dev {device}" for address in sorted(have - set(addresses)))], namespace)
 
