@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Driver:
             str(images), host.address)
         self.took_s = 0.0
         self._numbers = itertools.count()
+        self._answers: dict[int, dict[str, Any]] = {}
         self.start()
 
     def start(self) -> None:
@@ -84,12 +85,21 @@ class Driver:
         return dict(json.loads(line))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self.ask(name, *args, **kwargs)()
+
+    def ask(self, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+        """A call under way; what is returned waits for its answer."""
         assert self.process.stdin is not None
         order = {"id": next(self._numbers), "call": name, "args": msgspec.to_builtins(args), "kwargs": msgspec.to_builtins(kwargs)}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        answer = self._read()
-        assert answer["id"] == order["id"]
+        return lambda: self._answer(int(order["id"]))
+
+    def _answer(self, number: int) -> Any:
+        while number not in self._answers:
+            read = self._read()
+            self._answers[read["id"]] = read
+        answer = self._answers.pop(number)
         self.took_s = answer["took_s"]
         if "error" in answer:
             raise Refused(answer["error"], answer["code"])

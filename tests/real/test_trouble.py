@@ -1,6 +1,7 @@
 """Trouble on a host, with real kernels, daemons and guests: each driver says why, the host stays clean, what is not ours is never touched."""
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 from tests.real.conftest import Driver, Refused, shell, until
-from tests.real.test_drivers import ADDRESSES, NET, PORTS, SERVERS, dhcp_ns, nic, spec, view
+from tests.real.test_drivers import ADDRESSES, MACS, NET, PORTS, SERVERS, dhcp_ns, nic, spec, view
 
-from virga.agent.hypervisor import ImageRef
+from virga.agent.hypervisor import ImageRef, Nic
 from virga.lab.hosts import Lab, processes_in
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -109,6 +110,25 @@ def test_a_device_with_our_name_that_is_not_ours(drivers: list[Driver], make: st
     one.call("wiring.unwire", PORTS[0])
     empty(one)
     until(lambda: not any(word in links(one) for word in ("brq", "vxlan", "tap")), 5, "a clean host")
+
+
+def test_a_network_takes_over_the_segment_of_one_that_is_gone(drivers: list[Driver]) -> None:
+    """The wire comes before the view that says so, as it may: it waits for the view, and the old network makes room."""
+    one = drivers[0]
+    one.call("wiring.apply", view(one.host, [0], []))
+    one.call("wiring.wire", nic(0))
+    one.call("wiring.unwire", PORTS[0])
+    other = "dddddddd-0000-4000-8000-000000000004"
+    fresh = json.loads(json.dumps(view(one.host, [1], [])).replace(NET, other))
+    fresh["version"] = "fresh"
+    wire = one.ask("wiring.wire", Nic(PORTS[1], 1, MACS[1], other, "vxlan", 4711, "", 1450))
+    time.sleep(0.3)
+    one.call("wiring.apply", fresh)
+    wire()
+    assert one.call("wiring.wired") == {PORTS[1]: True}
+    assert "brqaaaaaaaa-00" not in links(one) and "brqdddddddd-00" in links(one)
+    one.call("wiring.unwire", PORTS[1])
+    empty(one)
 
 
 def test_taps_that_are_stale_and_taps_that_are_not_ours(drivers: list[Driver]) -> None:

@@ -231,6 +231,8 @@ class LinuxBridgeWiring:
             self.firewall.check()
             await self._load_filter(again)
             needed = self._needed_networks(view)
+            if self._is_taken_over(view, needed):
+                await self._drop_unneeded(view, needed)
             for network in view.networks:
                 if network.id in needed:
                     try:
@@ -289,6 +291,12 @@ class LinuxBridgeWiring:
             if router.gateway is not None:
                 needed.add(router.gateway.network_id)
         return needed
+
+    def _is_taken_over(self, view: HostView, needed: set[str]) -> bool:
+        """Whether a network has the segment of one that is still here and may have to make room first."""
+        links, uplinks = netlink.dump(), self._uplinks(view)
+        there = [(links[name], network_id) for network_id, name in uplinks.items() if network_id in needed and name in links]
+        return any(link.kind in MADE and _ours(link) and link.alias != f"{ALIAS}:{network_id}" for link, network_id in there)
 
     async def _drop_unneeded(self, view: HostView, needed: set[str]) -> None:
         wanted = {router.id for router in view.routers}
@@ -405,7 +413,17 @@ class LinuxBridgeWiring:
     # ports ----------------------------------------------------------------------------------------------------------
     async def wire(self, nic: Nic) -> None:
         """See the Protocol. Raises DriverError 'timeout' when the controller's view of the port does not come."""
-        await self._wire_now(nic)
+        try:
+            await self._wire_now(nic)
+        except DriverError as error:
+            if error.code != "conflict":
+                raise
+            # What is in the way may be a network of ours that the next view no longer has (its segment was given to this one).
+            known = self.view.port(nic.port_id)
+            if known is not None and known.generation >= nic.generation:
+                raise
+            await self._wait_for_view(nic)
+            await self._wire_now(nic)
         await self._wait_for_view(nic)
 
     async def _wire_now(self, nic: Nic) -> None:

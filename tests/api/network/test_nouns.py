@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from virga.api.network.networks import free_segment
+from virga.domain.errors import Problem
+from virga.domain.network import Segment
 from virga.domain.placement import UP, Host
 from virga.domain.port import Binding, Wiring
 
@@ -116,6 +119,33 @@ def test_pools_of_one_scope_do_not_overlap(cloud_client: Any) -> None:
     refused(post(cloud_client, "subnetpools", "subnetpool", name="b", prefixes=["fd00::/32"], address_scope_id=scope), 400,
             "IllegalSubnetPoolIpVersionAssociationToAddressScope")
     refused(cloud_client.delete(f"{V2}/address-scopes/{scope}", as_="demo"), 409, "AddressScopeInUse")
+
+
+def test_a_segment_given_back_is_not_the_next_one_given_out() -> None:
+    """Hosts may still have its devices; with a short range it comes round again, and a full one says so."""
+    tx = MemoryCounter()
+    given = [free_segment(tx, "vxlan", "", [[5, 6], [9, 9]]) for _ in range(4)]  # type: ignore[arg-type]
+    assert given == [5, 6, 9, 5]
+    tx.taken = {5, 9}
+    assert {free_segment(tx, "vxlan", "", [[5, 6], [9, 9]]) for _ in range(3)} == {6}  # type: ignore[arg-type]
+    tx.taken = {5, 6, 9}
+    with pytest.raises(Problem):
+        free_segment(tx, "vxlan", "", [[5, 6], [9, 9]])  # type: ignore[arg-type]
+
+
+class MemoryCounter:
+    """The two things of a transaction that the choice asks for."""
+
+    def __init__(self) -> None:
+        self.taken: set[int] = set()
+        self._last = 0
+
+    def next_number(self, counter: str) -> int:
+        self._last += 1
+        return self._last
+
+    def find(self, row: Any, **equal: Any) -> list[Segment]:
+        return [Segment("vxlan", "", number, "n") for number in sorted(self.taken)]
 
 
 def test_segmentation_ids_belong_to_one_network(cloud_client: Any) -> None:

@@ -55,13 +55,21 @@ def taken_segment(network_type: str, physical: str, number: int) -> Problem:
 
 
 def free_segment(tx: Tx, network_type: str, physical: str, ranges: Iterable[Sequence[int]]) -> int:
-    """The lowest free id of the ranges. Raises Problem 503 when there is none."""
+    """A free id of the ranges, each in its turn: one that was given back is not given out again before all others, since hosts far away may still have
+    devices with it. Raises Problem 503 when there is none.
+    """
     taken = {row.segmentation_id for row in tx.find(Segment, network_type=network_type, physical_network=physical)}
-    for low, high in ranges:
-        # ends after at most len(taken) + 1 steps
-        for number in range(low, high + 1):
-            if number not in taken:
-                return number
+    spans = [(low, high - low + 1) for low, high in ranges if high >= low]
+    size = sum(length for _, length in spans)
+    start = tx.next_number(f"segment/{network_type}/{physical}") - 1
+    for step in range(min(size, len(taken) + 1)):
+        place = (start + step) % size
+        for low, length in spans:
+            if place < length:
+                if low + place not in taken:
+                    return low + place
+                break
+            place -= length
     raise Problem(503, "Unable to create the network. No tenant network is available for allocation.", "NoNetworkAvailable")
 
 
