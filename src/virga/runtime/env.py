@@ -53,6 +53,14 @@ class Env:
         await asyncio.sleep(delay_s)
         self.check_alive()
 
+    async def wait_woken(self, wake: asyncio.Event, limit_s: float) -> None:
+        """Return when `wake` is set, which it is at the latest after `limit_s`: for those who look again whether they were called or it was time."""
+        timer = asyncio.get_running_loop().call_later(limit_s, wake.set)
+        try:
+            await wake.wait()
+        finally:
+            timer.cancel()
+
     # chance ---------------------------------------------------------------------------------------------------------
     def new_id(self) -> str:
         """A random UUID (version 4, RFC 9562) in its usual hyphenated form."""
