@@ -214,6 +214,22 @@ def test_env_follows_the_virtual_clock() -> None:
     assert run(main) == (60, 60)
 
 
+def test_waiting_to_be_woken_ends_at_the_call_or_at_the_limit_and_leaves_no_timer() -> None:
+    async def main() -> tuple[float, float, bool]:
+        env, wake = sim_env(1), asyncio.Event()
+        asyncio.get_running_loop().call_later(5, wake.set)
+        await env.wait_woken(wake, 60)
+        called = env.monotonic()
+        wake.clear()
+        await env.wait_woken(wake, 10)
+        limit = env.monotonic()
+        wake.clear()
+        await env.sleep(100)
+        return called, limit - called, wake.is_set()
+
+    assert run(main) == (5, 10, False)
+
+
 def test_cancelled_timers_do_not_pile_up() -> None:
     async def main() -> int:
         loop = asyncio.get_running_loop()
