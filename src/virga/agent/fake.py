@@ -61,7 +61,7 @@ class Machine:
         self.watch: Callable[[str, str, str], None] | None = None  # (machine, server, state) for invariant checkers
 
     def guests(self) -> dict[str, str]:
-        return {server_id: str(state) for server_id, state in self.journal.find("vm/").items()}
+        return self.journal.find("vm/")
 
     def state(self, server_id: str) -> str | None:
         """One guest's state; None if it is not defined here."""
@@ -240,7 +240,7 @@ class FakeHypervisor(_Scripted):
             self.machine.set_guest(server_id, "running")
 
     async def undefine(self, server_id: str) -> None:
-        if server_id in self.machine.guests() and await self._act("undefine"):
+        if self.machine.state(server_id) is not None and await self._act("undefine"):
             self.machine.set_guest(server_id, None)
 
     async def attach_nic(self, server_id: str, nic: Nic) -> None:

@@ -66,9 +66,10 @@ class MemoryEnd:
         if not delays:
             self.close()
             return
+        now = self._loop.time()
         for delay_s in delays:
             # Order within a link is kept, as TCP keeps it: a frame never overtakes an earlier one.
-            self._last_at = max(self._last_at, self._loop.time() + delay_s)
+            self._last_at = max(self._last_at, now + delay_s)
             peer._flight.append(frame)
             self._loop.call_at(self._last_at, peer._arrive_next)
 

@@ -314,13 +314,11 @@ class Engine:
                     await asyncio.gather(*(self.look(op_id) for op_id in batch))
             self._wake.clear()
             wall = self.env.now()
-            until = min([next_scan_at if self._open else now + 3600.0, *(now + due - wall for due in self._deadlines.values())])
-            if until > now:
-                try:
-                    async with asyncio.timeout(until - now):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+            until_s = (next_scan_at if self._open else now + 3600.0) - now
+            if self._deadlines:
+                until_s = min(until_s, min(self._deadlines.values()) - wall)
+            if until_s > 0:
+                await self.env.wait_woken(self._wake, until_s)
             wall = self.env.now()
             for op_id, due in self._deadlines.items():
                 if due <= wall:

@@ -88,14 +88,14 @@ def need_host_up(tx: Tx, ask: Ask, server: Server) -> Host:
 
 
 def _start(
-    tx: Tx, ask: Ask, server: Server, kind: str, action: str, inputs: dict[str, Any] | None = None, **changes: Any,
+    tx: Tx, ask: Ask, server: Server, kind: str, action: str, inputs: dict[str, Any] | None = None, op_id: str = "", **changes: Any,
 ) -> Operation:
     """Write the accepted state, the instance action and the operation."""
     if changes:
         tx.update(Server, server.id, updated_at=tx.now, **changes)
         for name, value in changes.items():
             setattr(server, name, value)
-    op_id = tx.new_id()
+    op_id = op_id or tx.new_id()
     actions.begin(tx, server.id, action, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id, operation_id=op_id)
     return open_operation(tx, ask.config, kind, server, project_id=ask.project_id, user_id=ask.user_id, request_id=ask.request_id,
                           inputs=inputs or {}, operation_id=op_id)
@@ -227,13 +227,11 @@ def _move(
     tx: Tx, ask: Ask, server: Server, kind: str, action: str, migration_kind: str, status: str, new_flavor: FlavorSpec, inputs: dict[str, Any],
     **changes: Any,
 ) -> Operation:
-    migration = Migration(
-        tx.new_id(), tx.next_number("migrations"), server.id, server.project_id, ask.user_id, migration_kind, status, server.host or "",
-        old_flavor_id=server.flavor.id, new_flavor_id=new_flavor.id, created_at=tx.now, updated_at=tx.now)
-    tx.insert(migration)
-    op = _start(tx, ask, server, kind, action, {"migration_id": migration.id, **inputs}, **changes)
-    tx.update(Migration, migration.id, operation_id=op.id)
-    return op
+    migration_id, op_id = tx.new_id(), tx.new_id()
+    tx.insert(Migration(
+        migration_id, tx.next_number("migrations"), server.id, server.project_id, ask.user_id, migration_kind, status, server.host or "",
+        old_flavor_id=server.flavor.id, new_flavor_id=new_flavor.id, operation_id=op_id, created_at=tx.now, updated_at=tx.now))
+    return _start(tx, ask, server, kind, action, {"migration_id": migration_id, **inputs}, op_id, **changes)
 
 
 def resize(tx: Tx, ask: Ask, server: Server, flavor: FlavorSpec) -> Operation:

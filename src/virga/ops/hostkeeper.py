@@ -7,7 +7,6 @@ nothing: a controller that was away for a day sends the same view as one that ne
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -50,9 +49,7 @@ class HostKeeper:
     async def run(self) -> None:
         """Run until cancelled."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RESYNC_PERIOD_S):
-                    await self._wake.wait()
+            await self._env.wait_woken(self._wake, RESYNC_PERIOD_S)
             await self._env.sleep(COLLECT_S)
             self._wake.clear()
             try:

@@ -61,11 +61,7 @@ class Reconciler:
             await self.look(None if full else servers)
             self._wake.clear()
             if not self._servers:
-                try:
-                    async with asyncio.timeout(max(0.0, next_full_at - self.env.monotonic())):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await self.env.wait_woken(self._wake, max(0.0, next_full_at - self.env.monotonic()))
             await self.env.sleep(SETTLE_S)
 
     async def look(self, servers: set[str] | None) -> None:

@@ -112,11 +112,11 @@ def wait_wired(run: Run, host: str) -> Verdict:
 
 def both(first: Verdict, second: Verdict) -> Verdict:
     """Two waits at once: failed if either failed, done when both are done."""
-    if "failed" in (first.state, second.state):
-        return first if first.state == "failed" else second
-    pending = [verdict for verdict in (first, second) if verdict.state == "waiting"]
-    if pending:
-        first_reason, *others = [verdict.reason for verdict in pending]
-        reasons = [first_reason, *(reason.removeprefix("waiting ") for reason in others)]
-        return waiting("; ".join(reasons), patient=all(verdict.patient for verdict in pending))
-    return good("; ".join(verdict.reason for verdict in (first, second) if verdict.reason))
+    for verdict in (first, second):
+        if verdict.state == "failed":
+            return verdict
+    if first.state == second.state == "waiting":
+        return waiting(f"{first.reason}; {second.reason.removeprefix('waiting ')}", patient=first.patient and second.patient)
+    if "waiting" in (first.state, second.state):
+        return first if first.state == "waiting" else second
+    return good("; ".join(filter(None, (first.reason, second.reason))))

@@ -41,25 +41,25 @@ class Env:
         self.rng = rng
         self.threads = threads
         self.alive = True
-        self._clock = clock
-        self._monotonic = monotonic
+        self.now = clock  # seconds since the Unix epoch
+        self.monotonic = monotonic  # seconds on a clock that never steps back; only differences mean something
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_kill: list[Callable[[], None]] = []
         self.fault_hook: FaultHook | None = None
         self.marks: dict[str, int] | None = None
 
     # time -----------------------------------------------------------------------------------------------------------
-    def now(self) -> float:
-        """Seconds since the Unix epoch."""
-        return self._clock()
-
-    def monotonic(self) -> float:
-        """Seconds on a clock that never steps back; only differences mean something."""
-        return self._monotonic()
-
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         self.check_alive()
+
+    async def wait_woken(self, wake: asyncio.Event, limit_s: float) -> None:
+        """Return when `wake` is set, which it is at the latest after `limit_s`: for those who look again whether they were called or it was time."""
+        timer = asyncio.get_running_loop().call_later(limit_s, wake.set)
+        try:
+            await wake.wait()
+        finally:
+            timer.cancel()
 
     # chance ---------------------------------------------------------------------------------------------------------
     def new_id(self) -> str:
@@ -121,7 +121,7 @@ class Env:
 
     def child(self, name: str) -> Env:
         """The Env of another process that shares this one's clock and source of chance."""
-        other = Env(name, self.rng, self._clock, self._monotonic, self.threads)
+        other = Env(name, self.rng, self.now, self.monotonic, self.threads)
         other.fault_hook = self.fault_hook
         other.marks = self.marks
         return other

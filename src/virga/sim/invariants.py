@@ -8,6 +8,7 @@ expected states are model.py's. A broken invariant raises `Broken`: sentence, an
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from virga.agent.fake import Machine
@@ -52,10 +53,10 @@ class Watch:
 
 def check_rows(tx: Tx) -> None:
     """True at every commit: no host overfull, at most one active binding a port, an open operation is its server's."""
-    for server in tx.find(Server, deleted_at=None):
-        active = [port.id for port in tx.find(Port, device_id=server.id) if len(tx.find(Binding, port_id=port.id, state=BOUND)) > 1]
-        if active:
-            raise Broken("one-active-binding", f"port {active[0]} has more than one active binding")
+    active = Counter(binding.port_id for binding in tx.find(Binding, state=BOUND))
+    for port_id, count in active.items():
+        if count > 1:
+            raise Broken("one-active-binding", f"port {port_id} has more than one active binding")
     for op in tx.find(Operation, state=list(OPEN)):
         if tx.need(Server, op.server_id).operation_id != op.id:
             raise Broken("one-operation", f"{op.kind} {op.id} is open but does not hold its server")

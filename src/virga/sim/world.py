@@ -146,17 +146,14 @@ class World:
         env.spawn(Reconciler(env, self.db, self.trace, self.config).run(), "reconciler")
 
     def _heard(self, hints: Collection[str]) -> None:
-        if any(hint.startswith("ended:") for hint in hints):
-            self.ended.set()
+        for hint in hints:
+            if hint.startswith("ended:"):
+                self.ended.set()
 
     async def something_ends(self, limit_s: float) -> None:
         """Return when an operation has ended, or after `limit_s`."""
         self.ended.clear()
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.ended.wait()
-        except TimeoutError:
-            pass
+        await self.env.wait_woken(self.ended, limit_s)
 
     def kill_controller(self) -> None:
         if self.controller is not None:

@@ -20,8 +20,8 @@ from virga.runtime.env import Env
 from virga.runtime.trace import Trace
 from virga.store.db import Closure, Exists, Tx, _Base
 from virga.store.memory_find import select
-from virga.store.memory_order import behind_marker, sort_key
-from virga.store.memory_tables import Moved, Plan, Table, Tables, copied, plan_of
+from virga.store.memory_order import behind_marker, order_of
+from virga.store.memory_tables import Moved, Plan, Table, Tables, plan_of
 from virga.store.rows import R
 
 T = TypeVar("T")
@@ -50,18 +50,19 @@ class MemoryTx(Tx):
         row: R | None = self._seen.get(place, _UNSEEN)
         if row is not _UNSEEN:
             return row
-        table = self._tables.table(row_type)
+        table = self._tables.by_type[row_type]
         plan = table.plan
         kept = table.rows.get(key[0] if plan.single else key)
-        if kept is None and (not plan.single or type(key[0]) is not plan.key_kind):
+        if kept is None and tuple(map(type, key)) != plan.key_kinds:
             kept = table.rows.get(_as_key(plan, key))
         row = self._seen[place] = None if kept is None else plan.out(kept)
         return row
 
     def insert(self, row: Row) -> None:
         plan = plan_of(type(row))
-        self._seen.pop((plan.type, *[getattr(row, name) for name in plan.key]), None)
-        kept, table = _kept(plan, row), self._tables.own(plan.type)
+        key = plan.key_of(row)
+        self._seen.pop((plan.type, key) if plan.single else (plan.type, *key), None)
+        kept, table = plan.kept(row), self._tables.own(plan.type)
         key = plan.key_of(kept)
         if key in table.rows:
             raise Exists(plan.told)
@@ -69,8 +70,9 @@ class MemoryTx(Tx):
 
     def put(self, row: Row) -> None:
         plan = plan_of(type(row))
-        self._seen.pop((plan.type, *[getattr(row, name) for name in plan.key]), None)
-        kept, table = _kept(plan, row), self._tables.own(plan.type)
+        key = plan.key_of(row)
+        self._seen.pop((plan.type, key) if plan.single else (plan.type, *key), None)
+        kept, table = plan.kept(row), self._tables.own(plan.type)
         key = plan.key_of(kept)
         old = table.rows.get(key)
         if old is None:
@@ -83,22 +85,20 @@ class MemoryTx(Tx):
         seen = self._seen.pop(place, None)
         table = self._tables.own(row_type)
         plan = table.plan
-        moved = plan.moved_by(tuple(changes))
+        moved = plan.moved_by[tuple(changes)]
         at = key[0] if plan.single else key
         old = table.rows.get(at)
         if old is None:
             at = _as_key(plan, key)
             old = table.rows.get(at)
         if old is not None:
-            kept = _changes(plan, changes)
+            new = moved.changed(old, changes)
             if moved.involved is None and not moved.key:  # the usual case, without detours
-                new = table.rows[at] = copied(old)
-                for name, value in kept.items():
-                    setattr(new, name, value)
+                table.rows[at] = new
                 self._undo.append((table, at, old, moved))
                 self._tables.changes += 1
             else:
-                self._write(table, at, old, kept, moved)
+                self._write(table, at, old, new, moved)
         if seen is not None:
             self._seen[place] = _replace(seen, **changes)
         return 0 if old is None else 1
@@ -107,7 +107,7 @@ class MemoryTx(Tx):
         self._seen.pop((row_type, *key), None)
         plan = plan_of(row_type)
         at = _as_key(plan, key)
-        if at not in self._tables.table(row_type).rows:
+        if at not in self._tables.by_type[row_type].rows:
             return 0
         self._remove(self._tables.own(row_type), at)
         return 1
@@ -115,15 +115,14 @@ class MemoryTx(Tx):
     # many rows ------------------------------------------------------------------------------------------------------
     def update_where(self, row_type: type[Row], changes: dict[str, Any], **conditions: Any) -> int:
         plan = plan_of(row_type)
-        moved = plan.moved_by(tuple(changes))
-        found = select(self._tables.table(row_type), conditions) if conditions else []
+        moved = plan.moved_by[tuple(changes)]
+        found = select(self._tables.by_type[row_type], conditions) if conditions else []
         self._seen.clear()
-        kept = _changes(plan, changes) if found else {}
         table = self._tables.own(row_type)
         begun = len(self._undo)
         try:
             for old in found:
-                self._write(table, plan.key_of(old), old, kept, moved)
+                self._write(table, plan.key_of(old), old, moved.changed(old, changes), moved)
         except Exists:
             self.roll_back(begun)
             raise
@@ -131,7 +130,7 @@ class MemoryTx(Tx):
 
     def delete_where(self, row_type: type[Row], **conditions: Any) -> int:
         plan = plan_of(row_type)
-        found = select(self._tables.table(row_type), conditions) if conditions else []
+        found = select(self._tables.by_type[row_type], conditions) if conditions else []
         self._seen.clear()
         table = self._tables.own(row_type)
         for old in found:
@@ -142,31 +141,27 @@ class MemoryTx(Tx):
         self, row_type: type[R], *, sort: Sequence[tuple[str, bool]] = (), limit: int | None = None,
         after: Row | None = None, **conditions: Any,
     ) -> list[R]:
-        table = self._tables.table(row_type)
+        table = self._tables.by_type[row_type]
         plan, found = table.plan, select(table, conditions)
+        order = order_of(plan, tuple(sort))
         if len(found) < 2 and after is None and limit is None:
-            for name, _ in sort:
-                plan.column(name)
             return [plan.out(found[0])] if found else []
         if after is not None:
             behind = behind_marker(plan, sort, after)
             found = [row for row in found if behind(row)]
-        for name, descending in reversed(sort):
-            key = sort_key(plan.column(name))
-            if len(found) > 1:
-                found.sort(key=key, reverse=descending)
+        for key, descending in reversed(order):
+            found.sort(key=key, reverse=descending)
         if limit is not None and 0 <= int(limit) < len(found):
             found = found[: int(limit)]
-        out = plan.out
-        return [out(row) for row in found]
+        return list(map(plan.out, found))
 
     def count(self, row_type: type[Row], **conditions: Any) -> int:
-        return len(select(self._tables.table(row_type), conditions))
+        return len(select(self._tables.by_type[row_type], conditions))
 
     def raw(self, row_type: type[Row], columns: Sequence[str], **conditions: Any) -> list[tuple[Any, ...]]:
         """Some columns of the rows that meet the conditions, as they are kept (JSON as text): what a SELECT would give. Only inside store/."""
         read = operator.attrgetter(*columns) if len(columns) > 1 else lambda row: (getattr(row, columns[0]),)
-        return [read(row) for row in select(self._tables.table(row_type), conditions)]
+        return [read(row) for row in select(self._tables.by_type[row_type], conditions)]
 
     def next_number(self, counter: str) -> int:
         before = self._tables.counters.get(counter, 0)
@@ -191,11 +186,8 @@ class MemoryTx(Tx):
         self._undo.append((table, key, None, 0))
         self._tables.changes += 1
 
-    def _write(self, table: Table, key: Any, old: Row, changes: dict[str, Any], moved: Moved) -> None:
-        """Change columns of a row, and move it if its key is among them."""
-        new = copied(old)
-        for name, value in changes.items():
-            setattr(new, name, value)
+    def _write(self, table: Table, key: Any, old: Row, new: Row, moved: Moved) -> None:
+        """Put `new` in the place of `old`, or elsewhere if its key has changed."""
         there = table.plan.key_of(new) if moved.key else key
         if there == key:
             self._change(table, key, old, new, moved)
@@ -247,28 +239,10 @@ class MemoryTx(Tx):
                 table.add(key, old, more)
 
 
-def _kept(plan: Plan, row: Row) -> Any:
-    try:
-        return plan.kept(row)
-    except ValueError as error:
-        raise Exists(str(error)) from error
-
-
-def _changes(plan: Plan, changes: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for name, value in changes.items():
-        column = plan.columns[name]
-        if type(value) is not column.kind:
-            try:
-                value = plan.raw(column, value)
-            except ValueError as error:
-                raise Exists(str(error)) from error
-        kept[name] = value
-    return kept
-
-
 def _as_key(plan: Plan, key: Sequence[Any]) -> Any:
     """A key as the table holds it, whatever type its parts came in."""
+    if tuple(map(type, key)) == plan.key_kinds:
+        return key[0] if plan.single else key
     values = [value if value is None or type(value) is plan.columns[name].kind else plan.columns[name].raw(value)
               for name, value in zip(plan.key, key, strict=True)]
     return values[0] if plan.single else tuple(values)

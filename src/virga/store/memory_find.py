@@ -17,9 +17,10 @@ _MANY = frozenset((list, tuple, set, frozenset))
 def select(table: Table, conditions: dict[str, Any]) -> list[Any]:
     """The kept rows that meet the conditions, in the order of their serials."""
     plan, rows = table.plan, table.rows
-    shape = plan.shape_of(conditions)
+    values = tuple(conditions.values())
+    shape = plan.shapes[*conditions, *map(type, values)]
     if shape is not None:
-        return _by_shape(table, shape, tuple(conditions.values()))
+        return _by_shape(table, shape, values)
     led = ""  # the column by which the rows were found: it need not be compared again
     tests: list[tuple[str, Test]] = []
     equals: list[tuple[str, Any]] = []
@@ -79,7 +80,7 @@ def _by_shape(table: Table, shape: Shape, values: tuple[Any, ...]) -> list[Any]:
         keys = rows if not table.disordered else sorted(rows, key=table.serials.__getitem__)
     elif len(keys) > 1:
         keys = sorted(keys, key=table.serials.__getitem__)
-    return [row for row in [rows[key] for key in keys] if read(row) == wanted]
+    return [row for row in map(rows.__getitem__, keys) if read(row) == wanted]
 
 
 def _within(only: Any, conditions: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from virga.domain.row import Row
@@ -31,6 +32,12 @@ def sort_key(column: Column) -> Callable[[Any], Any]:
         return _rank("" if value is None else value)
 
     return key
+
+
+@cache
+def order_of(plan: Plan, sort: tuple[tuple[str, bool], ...]) -> tuple[tuple[Callable[[Any], Any], bool], ...]:
+    """Sort key and direction of each column of an order. Raises AttributeError for a column the table does not have."""
+    return tuple((sort_key(plan.column(name)), descending) for name, descending in sort)
 
 
 def behind_marker(plan: Plan, sort: Sequence[tuple[str, bool]], marker: Row) -> Test:

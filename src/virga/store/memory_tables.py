@@ -14,15 +14,30 @@ import types
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from virga.domain.row import Row
 from virga.store.catalog import Only, catalog
+from virga.store.db import Exists
 from virga.store.rows import table_of
 
+K = TypeVar("K")
+V = TypeVar("V")
 copied: Callable[[Any], Any] = operator.methodcaller("__copy__")  # a Struct's own shallow copy, without copy.copy's detours
+
+
+class Made(dict[K, V]):
+    """A dictionary that makes what it lacks. Looking up what is there runs no line of Python: these stand in the way of every statement."""
+
+    def __init__(self, make: Callable[[K], V], known: dict[K, V] | None = None) -> None:
+        super().__init__(known or {})
+        self._make = make
+
+    def __missing__(self, key: K) -> V:
+        made = self[key] = self._make(key)
+        return made
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -84,26 +99,31 @@ class Unique(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     only: Only | None
     told: str
+    read: Callable[[Any], Any]
 
     def reads(self) -> set[str]:
         """The columns it depends on."""
         return set(self.columns) | ({self.only.column} if self.only else set())
 
-    def entry(self, row: Row) -> tuple[Any, ...] | None:
+    def entry(self, row: Row) -> Any:
         """What must be unique; None when this row is none of the index's business."""
         if self.only is not None and not self.only.holds(getattr(row, self.only.column)):
             return None
-        values = tuple(getattr(row, name) for name in self.columns)
-        return None if None in values else values
+        found = self.read(row)
+        return None if len(self.columns) > 1 and None in found else found
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """What a change of certain columns concerns: lookups and uniques by place, `involved` their columns (None: none), and whether the key is changed."""
+    """What a change of certain columns concerns: lookups and uniques by place, `involved` their columns (None: none), and whether the key is changed.
+
+    `changed(kept, changes)` is the row as it is kept afterwards. Raises Exists naming a column that may not be empty.
+    """
 
     lookups: tuple[int, ...]
     uniques: tuple[int, ...]
     involved: Callable[[Any], Any] | None
     key: bool
+    changed: Callable[[Any, dict[str, Any]], Any]
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -144,46 +164,38 @@ class Plan:
                 kind, raw = _Never, write
                 self.decoders.append((name, _decoder(hints[name])))
             self.columns[name] = Column(name, kind, raw, name in facts.filled, name in table.nullable)
-        self.key_kind = self.columns[self.key[0]].kind
+        self.key_kinds = tuple([self.columns[name].kind for name in table.key])
+        self.key_of: Callable[[Any], Any] = operator.attrgetter(*table.key)  # the key as tables hold it: a value, or a tuple of values
         self.kept = _make_kept(self)
         self.out = _make_out(self)
         self.told = f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in self.key)}"
         self.uniques = tuple(
-            Unique(index.columns, index.only, f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in index.columns)}")
+            Unique(index.columns, index.only, f"UNIQUE constraint failed: {', '.join(f'{self.name}.{name}' for name in index.columns)}",
+                   operator.attrgetter(*index.columns))
             for index in facts.indexes if index.unique and index.columns != facts.key)
         lookups = {Lookup(index.columns[0], index.only): None for index in facts.indexes if index.columns != facts.key or not self.single}
         self.lookups = tuple(sorted(lookups, key=lambda way: (way.only is None, way.column)))
         self.ways: dict[str, list[int]] = {}
         for place, way in enumerate(self.lookups):
             self.ways.setdefault(way.column, []).append(place)
-        self._moved: dict[tuple[str, ...], Moved] = {}
-        self._shapes: dict[tuple[Any, ...], Shape | None] = {}
-        self.moved_by_all = self.moved_by(tuple(name for name in self.columns if name not in self.key))
+        self.moved_by: Made[tuple[str, ...], Moved] = Made(self._make_moved)  # by the names of the columns that change
+        self.moved_by_all = self.moved_by[tuple(name for name in self.columns if name not in self.key)]
+        self.shapes: Made[tuple[Any, ...], Shape | None] = Made(self._make_shape)  # by the names of the conditions and the types of their values
 
-    def moved_by(self, names: tuple[str, ...]) -> Moved:
+    def _make_moved(self, names: tuple[str, ...]) -> Moved:
         """What a change of these columns concerns. Raises AttributeError for one the table does not have."""
-        found = self._moved.get(names)
-        if found is None:
-            for name in names:
-                self.column(name)
-            lookups = tuple(place for place, way in enumerate(self.lookups) if way.reads() & set(names))
-            uniques = tuple(place for place, unique in enumerate(self.uniques) if unique.reads() & set(names))
-            involved = sorted({name for place in lookups for name in self.lookups[place].reads()}
-                              | {name for place in uniques for name in self.uniques[place].reads()})
-            found = Moved(lookups, uniques, operator.attrgetter(*involved) if involved else None, bool(set(self.key) & set(names)))
-            self._moved[names] = found
-        return found
+        for name in names:
+            self.column(name)
+        lookups = tuple(place for place, way in enumerate(self.lookups) if way.reads() & set(names))
+        uniques = tuple(place for place, unique in enumerate(self.uniques) if unique.reads() & set(names))
+        involved = sorted({name for place in lookups for name in self.lookups[place].reads()}
+                          | {name for place in uniques for name in self.uniques[place].reads()})
+        return Moved(lookups, uniques, operator.attrgetter(*involved) if involved else None, bool(set(self.key) & set(names)),
+                     _make_changed(self, names))
 
-    def shape_of(self, conditions: dict[str, Any]) -> Shape | None:
+    def _make_shape(self, conditions: tuple[Any, ...]) -> Shape | None:
         """The Shape of a find whose conditions are all equality with values of their columns' own types; else None."""
-        place = (*conditions, *map(type, conditions.values()))
-        try:
-            return self._shapes[place]
-        except KeyError:
-            found = self._shapes[place] = self._make_shape(list(conditions), [type(value) for value in conditions.values()])
-            return found
-
-    def _make_shape(self, names: list[str], kinds: list[type]) -> Shape | None:
+        names, kinds = conditions[: len(conditions) // 2], conditions[len(conditions) // 2:]
         for name, kind in zip(names, kinds, strict=True):
             if kind is not self.column(name).kind and kind is not type(None):
                 return None
@@ -198,26 +210,37 @@ class Plan:
             raise AttributeError(f"{self.name} has no column {name}")
         return self.columns[name]
 
-    def key_of(self, row: Row) -> Any:
-        """The key as tables hold it: a value, or a tuple of values."""
-        return getattr(row, self.key[0]) if self.single else tuple([getattr(row, name) for name in self.key])
-
     def raw(self, column: Column, value: Any) -> Any:
+        """A value as it is kept. Raises Exists, as the other engine does, for a column that may not be empty."""
         if value is None:
             if column.filled:
-                raise ValueError(f"NOT NULL constraint failed: {self.name}.{column.name}")
+                raise Exists(f"NOT NULL constraint failed: {self.name}.{column.name}")
             return None
         return column.raw(value)
 
+    def storing(self, column: Column, place: int, names: dict[str, Any]) -> str:
+        """The line that turns `value` into what this column keeps; what the line refers to is added to `names`, under this place."""
+        names[f"kind{place}"], names[f"raw{place}"] = column.kind, functools.partial(self.raw, column) if column.filled else column.raw
+        as_it_is = f"type(value) is kind{place}" + ("" if column.filled else " or value is None")
+        return f"value if {as_it_is} else raw{place}(value)"
 
-# The two copies are made for every row that is read or written: each plan's are written out field by field, which is several times as fast as a loop.
+
+# These copies are made for every row that is read or written: each plan's are written out field by field, which is several times as fast as a loop.
 def _make_kept(plan: Plan) -> Callable[[Row], Any]:
-    """`kept(row)`: the row as it is kept. Raises ValueError naming a column that may not be empty."""
+    """`kept(row)`: the row as it is kept. Raises Exists naming a column that may not be empty."""
     lines = ["def made(row):", "    new = copied(row)"]
     names: dict[str, Any] = {"copied": copied}
     for place, (name, column) in enumerate(plan.columns.items()):
-        names[f"kind{place}"], names[f"raw{place}"] = column.kind, functools.partial(plan.raw, column)
-        lines += [f"    value = new.{name}", f"    if type(value) is not kind{place}: new.{name} = raw{place}(value)"]
+        lines += [f"    value = new.{name}", f"    new.{name} = {plan.storing(column, place, names)}"]
+    return _compiled(plan, [*lines, "    return new"], names)
+
+
+def _make_changed(plan: Plan, changing: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], Any]:
+    """`changed(kept, changes)`: the row with these columns changed, as it is kept."""
+    lines = ["def made(kept, changes):", "    new = copied(kept)"]
+    names: dict[str, Any] = {"copied": copied}
+    for place, name in enumerate(changing):
+        lines += [f"    value = changes['{name}']", f"    new.{name} = {plan.storing(plan.columns[name], place, names)}"]
     return _compiled(plan, [*lines, "    return new"], names)
 
 
@@ -232,9 +255,9 @@ def _make_out(plan: Plan) -> Callable[[Row], Any]:
     return _compiled(plan, [*lines, "    return new"], names)
 
 
-def _compiled(plan: Plan, lines: list[str], names: dict[str, Any]) -> Callable[[Row], Any]:
+def _compiled(plan: Plan, lines: list[str], names: dict[str, Any]) -> Callable[..., Any]:
     exec(compile("\n".join(lines), f"<copies of {plan.name}>", "exec"), names)  # the names are those of a Struct's fields
-    made: Callable[[Row], Any] = names["made"]
+    made: Callable[..., Any] = names["made"]
     return made
 
 
@@ -272,7 +295,7 @@ class Table:
         self.serials: dict[Any, int] = {}
         self.next_serial = 1
         self.lookups: list[dict[Any, dict[Any, None]]] = [{} for _ in plan.lookups]
-        self.uniques: list[dict[tuple[Any, ...], Any]] = [{} for _ in plan.uniques]
+        self.uniques: list[dict[Any, Any]] = [{} for _ in plan.uniques]
         self.disordered = plan.by_number  # whether going through `rows` is not the order of serials
         self.frozen = False
 
@@ -347,31 +370,23 @@ class Tables:
     """Everything a memory database holds. It outlives the engine that writes to it, as a disk does. `changes` counts rows ever written."""
 
     def __init__(self, frozen: dict[type[Row], Table] | None = None, counters: dict[str, int] | None = None) -> None:
-        self._tables: dict[type[Row], Table] = dict(frozen or {})
+        self.by_type: Made[type[Row], Table] = Made(lambda row_type: Table(plan_of(row_type)), frozen)  # to read from
         self.counters: dict[str, int] = dict(counters or {})
         self.changes = 0
 
-    def table(self, row_type: type[Row]) -> Table:
-        """The table to read from."""
-        try:
-            return self._tables[row_type]
-        except KeyError:
-            found = self._tables[row_type] = Table(plan_of(row_type))
-            return found
-
     def own(self, row_type: type[Row]) -> Table:
         """The table to write to."""
-        found = self._tables.get(row_type) or self.table(row_type)
+        found = self.by_type[row_type]
         if found.frozen:
-            found = self._tables[row_type] = found.copy()
+            found = self.by_type[row_type] = found.copy()
         return found
 
     def fork(self) -> Tables:
         """Another database with the same content. Both may be written to afterwards."""
-        for table in self._tables.values():
+        for table in self.by_type.values():
             table.frozen = True
-        return Tables(self._tables, self.counters)
+        return Tables(self.by_type, self.counters)
 
     def row_types(self) -> list[type[Row]]:
         """The types of which there are rows."""
-        return [row_type for row_type, table in self._tables.items() if table.rows]
+        return [row_type for row_type, table in self.by_type.items() if table.rows]

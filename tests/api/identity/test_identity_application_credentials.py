@@ -99,7 +99,7 @@ def test_expiry(who: Any) -> None:
     assert made["expires_at"] == "2099-01-01T00:00:00.000000"
     text = use(who, made).headers["x-subject-token"]
     client = who.client
-    client.env._clock = lambda: 4102444800.0  # 2100
+    client.env.now = lambda: 4102444800.0  # 2100
     assert use(who, made).status_code == 401
     assert not who.alive(text)
 

@@ -136,7 +136,7 @@ def test_uses_are_counted_and_time_runs_out(who: Any) -> None:
     later = trust(who, expires_at="2099-01-01T00:00:00Z").json()["trust"]
     text = use(who, later["id"]).headers["x-subject-token"]
     client = who.client
-    client.env._clock = lambda: 4102444800.0  # 2100
+    client.env.now = lambda: 4102444800.0  # 2100
     assert not who.alive(text)
     assert use(who, later["id"]).status_code == 401
 

@@ -129,7 +129,7 @@ def test_expired_token_is_worth_nothing_and_is_swept(who: Any) -> None:
     text = who.token(client.users["demo"])
     assert who.alive(text)
     now = client.env.now()
-    client.env._clock = lambda: now + client.cloud.config.token_lifetime_s + 1
+    client.env.now = lambda: now + client.cloud.config.token_lifetime_s + 1
     assert not who.alive(text), "also when it was cached"
     who.token(client.users["demo"])
     assert client.run(client.db.read(lambda tx: tx.count(Token))) == 1
