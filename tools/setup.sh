@@ -112,6 +112,7 @@ virsh libvirt-clients
 qemu-system-x86_64 qemu-system-x86
 qemu-img qemu-utils
 dnsmasq dnsmasq-base
+radvd radvd
 nft nftables
 ip iproute2
 ping iputils-ping

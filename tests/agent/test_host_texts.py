@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from virga.agent.adverts import radvd_conf
 from virga.agent.firewall import effective, link_local, render, rule_line, stable_numbers
 from virga.agent.hypervisor import DriverError, GuestSpec, Nic
 from virga.agent.libvirt_xml import GuestPlace, Machine, domain_xml, find_nic, is_held, moved
@@ -125,6 +126,30 @@ def test_router_nat() -> None:
     assert "ip daddr 172.24.4.77 dnat ip to 10.0.0.5" in text and "ip saddr 10.0.0.5 snat ip to 172.24.4.77" in text
     assert 'oifname "qg-p" meta nfproto ipv4 ip saddr != 172.24.4.9 snat ip to 172.24.4.9' in text
     assert "snat" not in nat_rules(RouterView("r", gateway=gateway, snat=False))
+
+
+def v6_view(*subnets: SubnetView) -> HostView:
+    network = NetworkView(NET, "vxlan", 100, mtu=1450, subnets=[SubnetView("s", "10.0.0.0/24", "10.0.0.1", True, "10.0.0.2"), *subnets])
+    port = RouterPortView("66666666-1", NET, "fa:16:3e:00:00:aa", ["2001:db8:1::1/64", "2001:db8:2::1/64"])
+    return HostView("h", networks=[network], routers=[RouterView("r", ports=[RouterPortView("44444444-1", NET, MAC, ["10.0.0.1/24"]), port])])
+
+
+@pytest.mark.parametrize(("mode", "managed", "other", "own"), [
+    ("slaac", "off", "off", "on"), ("dhcpv6-stateless", "off", "on", "on"), ("dhcpv6-stateful", "on", "on", "off")])
+def test_a_router_advertises_by_the_mode_of_its_subnets(mode: str, managed: str, other: str, own: str) -> None:
+    seen = v6_view(SubnetView("x", "2001:db8:1::/64", dns=["2001:db8::53", "9.9.9.9"], ipv6_ra_mode=mode), SubnetView("y", "2001:db8:2::/64"))
+    text = radvd_conf(seen.routers[0], seen, {"66666666-1": "qr-66666666-1", "44444444-1": "qr-44444444-1"})
+    assert text.count("interface ") == 1 and "interface qr-66666666-1 {" in text and "AdvLinkMTU 1450;" in text
+    assert f"AdvManagedFlag {managed};" in text and f"AdvOtherConfigFlag {other};" in text
+    assert text.count("prefix ") == 1 and "prefix 2001:db8:1::/64 {" in text and f"AdvAutonomous {own};" in text
+    assert ("RDNSS 2001:db8::53 {" in text) == (mode == "slaac")
+
+
+def test_a_router_without_such_subnets_or_down_advertises_nothing() -> None:
+    seen = v6_view(SubnetView("x", "2001:db8:1::/64"))
+    assert radvd_conf(seen.routers[0], seen, {}) == ""
+    seen = v6_view(SubnetView("x", "2001:db8:1::/64", ipv6_ra_mode="slaac"))
+    assert radvd_conf(msgspec.structs.replace(seen.routers[0], admin_up=False), seen, {}) == ""
 
 
 def test_domain_xml() -> None:

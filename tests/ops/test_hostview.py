@@ -7,13 +7,16 @@ from typing import TypeVar
 
 import pytest
 
+from virga.domain import ipam
 from virga.domain.ask import Ask
 from virga.domain.config import Config
 from virga.domain.hostview import HostView, RouterPlace, read_view, sealed
 from virga.domain.network import (
     DHCP,
+    DHCPV6_STATELESS,
     ROUTER_GATEWAY,
     ROUTER_INTERFACE,
+    SLAAC,
     FloatingIp,
     Network,
     NetworkQuota,
@@ -133,6 +136,22 @@ def test_dhcp_ports_are_made_once_follow_the_subnets_and_do_not_need_a_quota(clo
     cloud.run(lambda tx: [tx.update(Subnet, name, enable_dhcp=False) for name in ("s1", "s3")])
     cloud.arrange()
     assert not cloud.run(lambda tx: tx.find(Port, device_owner=DHCP))
+
+
+def test_subnets_that_give_every_port_an_address_leave_nothing_to_arrange(cloud: Cloud) -> None:
+    def add(tx: Tx) -> None:
+        for name, mode in (("v1", SLAAC), ("v2", DHCPV6_STATELESS)):
+            tx.insert(Subnet(name, "p1", "n1", 6, f"2001:db8:{name[1]}::/64", gateway_ip=f"2001:db8:{name[1]}::1", ipv6_address_mode=mode, ipv6_ra_mode=mode,
+                             allocation_pools=[Pool(f"2001:db8:{name[1]}::2", f"2001:db8:{name[1]}::ffff:ffff:ffff:ffff")]))
+
+    cloud.run(add)
+    port = cloud.server("a", "h1")
+    cloud.arrange()
+    assert cloud.run(is_arranged), "the DHCP port's own automatic address counted as one too many"
+    subnets = {subnet.id: subnet for subnet in cloud.view("h1").networks[0].subnets}
+    assert subnets["v1"].ipv6_ra_mode == SLAAC and not subnets["v1"].dhcp
+    assert subnets["v2"].dhcp and subnets["v2"].dhcp_address, "stateless DHCP tells name servers"
+    assert {fixed.subnet_id: fixed.ip_address for fixed in port.fixed_ips}["v1"] == ipam.eui64(ipam.network("2001:db8:1::/64"), port.mac_address)
 
 
 def test_fake_clouds_stay_as_they_are() -> None:

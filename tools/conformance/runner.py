@@ -346,6 +346,8 @@ def judge(args: argparse.Namespace, cloud: Cloud, work: Path) -> int:
     result["tests"] = [v.as_dict() for v in verdicts]
     (args.out / "result.json").write_text(json.dumps(result, indent=1))
     shutil.copy(work / "run.err", args.out / "run.err")
+    if (work / "logs").exists():
+        shutil.copytree(work / "logs", args.out / "logs", dirs_exist_ok=True)  # requests, and consoles of guests that could not be reached
     if args.report:
         args.report.write_text(report.page(verdicts, took_s, values, args))
         print(f"wrote {args.report}", file=sys.stderr)

@@ -19,7 +19,7 @@ NO_SPACE = os.strerror(errno.ENOSPC)  # how every command says it
 PACKAGES = {
     "ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "conntrack": "conntrack", "dnsmasq": "dnsmasq-base", "qemu-img": "qemu-utils",
     "arping": "iputils-arping", "modprobe": "kmod", "libvirtd": "libvirt-daemon-system", "qemu-system-x86_64": "qemu-system-x86",
-    "tini": "tini", "sysctl": "procps", "prlimit": "util-linux", "nsenter": "util-linux",
+    "tini": "tini", "radvd": "radvd", "sysctl": "procps", "prlimit": "util-linux", "nsenter": "util-linux",
 }
 
 

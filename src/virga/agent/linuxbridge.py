@@ -35,6 +35,7 @@ from virga.domain.hostview import HostView, NetworkView, PortView, read_view
 from virga.runtime.env import Env
 
 ALIAS = "virga"
+IPV6_SYSCTLS = Path("/proc/sys/net/ipv6/conf")
 FLOOD = "00:00:00:00:00:00"
 DEVICE_NAME_MAX = 15
 MADE = ("bridge", "vxlan", "vlan")  # kinds of device that are made here for a network, and signed
@@ -99,7 +100,7 @@ class LinuxBridgeWiring:
         self.view = HostView("")
         self.firewall = Firewall()
         self.services = Services(env, Path(options.runtime_folder) / "dhcp", options.namespace_prefix, lambda: self.view)
-        self.routers = Routers(Path(options.runtime_folder) / "routers", options.namespace_prefix)
+        self.routers = Routers(env, Path(options.runtime_folder) / "routers", options.namespace_prefix)
         self._watch = netlink.Watch(self._link_changed, self._events_lost)
         self._changed: Callable[[str], None] = lambda port_id: None
         self._served: str | None = None  # version of the view that is fully in effect
@@ -343,7 +344,9 @@ class LinuxBridgeWiring:
             links = {name: link for name, link in links.items() if name not in half_made}
             lines += [f"link del {name}" for name in half_made]
             if bridge not in links:
-                lines += [f"link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0", f"link set {bridge} alias {alias}"]
+                await ip_batch([*lines, f"link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0", f"link set {bridge} alias {alias}"])
+                lines = []
+            hush(bridge)
             if uplink and uplink not in links:
                 lines += self._make_uplink(network, uplink, links)
             index = links[bridge].index if bridge in links else -1
@@ -520,6 +523,14 @@ class LinuxBridgeWiring:
 
 def _ours(link: Link) -> bool:
     return link.alias.startswith(ALIAS + ":")
+
+
+def hush(device: str) -> None:
+    """Keep the host itself out of a guests' network: with IPv6 on, its bridge would take an address from any guest's advertisement and answer there."""
+    switch = IPV6_SYSCTLS / device / "disable_ipv6"
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        if switch.read_text().strip() != "1":
+            switch.write_text("1")
 
 
 def announcement_frames(mac: str, addresses: Iterable[str]) -> list[bytes]:

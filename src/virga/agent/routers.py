@@ -1,5 +1,5 @@
 
-"""Routers placed on this host: a namespace each, with forwarding, SNAT, floating IPs and extra routes.
+"""Routers placed on this host: a namespace each, with forwarding, SNAT, floating IPs, extra routes and advertisements.
 
 Rules: a router's namespace holds one device a port (`qr-` inside, `qg-` outside), its NAT is one nft table loaded whole. A floating IP is an address
 on `qg-`, a dnat and a snat, announced by gratuitous ARP when it is new; when it goes, the tracked flows through it are ended, so it stops at once.
@@ -11,9 +11,14 @@ import json
 from pathlib import Path
 
 from virga.agent import namespaces, netlink
+from virga.agent.adverts import Adverts, radvd_conf
 from virga.agent.command import attempt, ip_batch, run
 from virga.agent.firewall import bridge_of, tap_of
 from virga.domain.hostview import HostView, RouterPortView, RouterView
+from virga.runtime.env import Env
+
+# On in every router's namespace before it has a device. Link-local addresses are used at once: guests' default routes wait for nobody's tentative one.
+SYSCTLS = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_dad=0")
 
 
 def inside_device(port: RouterPortView) -> str:
@@ -52,8 +57,9 @@ def nat_rules(router: RouterView) -> str:
 class Routers:
     """Keeps the routers of this host as the view says."""
 
-    def __init__(self, folder: Path, prefix: str) -> None:
+    def __init__(self, env: Env, folder: Path, prefix: str) -> None:
         self._folder, self._prefix = folder, prefix
+        self._adverts = Adverts(env, folder)
 
     def namespace(self, router_id: str) -> str:
         return f"{self._prefix}qrouter-{router_id}"
@@ -70,16 +76,21 @@ class Routers:
         wanted = json.dumps([_plain(router), mtus], sort_keys=True)
         new = await namespaces.ensure(namespace)
         before = record.read_text() if record.exists() and not new else ""
-        if before == wanted and await self._complete(router, namespace):
-            return
-        if new:
-            await run(["ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
-        # Rules before addresses: a flow that comes in between would be answered by the router itself, and be tracked so for as long as it lasts.
-        await run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], nat_rules(router), code="filter")
-        await self._devices(router, namespace, mtus)
-        await self._routes(router, namespace)
-        await self._announce(router, namespace, before)
-        record.write_text(wanted)
+        if before != wanted or not await self._complete(router, namespace):
+            if new:
+                await self._new(namespace)
+            # Rules before addresses: a flow that comes in between would be answered by the router itself, and be tracked so for as long as it lasts.
+            await run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], nat_rules(router), code="filter")
+            await self._devices(router, namespace, mtus)
+            await self._routes(router, namespace)
+            await self._announce(router, namespace, before)
+            record.write_text(wanted)
+        await self._adverts.ensure(router.id, namespace, radvd_conf(router, view, {port.id: inside_device(port) for port in router.ports}))
+
+    async def _new(self, namespace: str) -> None:
+        status, _, _ = await attempt(["ip", "netns", "exec", namespace, "sysctl", "-qw", *SYSCTLS])
+        if status != 0:  # a kernel without IPv6
+            await run(["ip", "netns", "exec", namespace, "sysctl", "-qw", SYSCTLS[0]])
 
     def _ports(self, router: RouterView) -> list[tuple[str, RouterPortView, list[str]]]:
         """(device, port, addresses) of every port; floating addresses sit on the gateway's device. Nothing when the router is down."""
@@ -127,10 +138,13 @@ class Routers:
 
     async def _routes(self, router: RouterView, namespace: str) -> None:
         """Extra routes carry a protocol number of their own, so that old ones can be told from the kernel's."""
-        await ip_batch(["route flush proto 250", "-6 route flush proto 250"], namespace, force=True)
+        for family in ("-4", "-6"):
+            await attempt(["ip", family, "-n", namespace, "route", "flush", "proto", "250"])
         lines = []
         if router.admin_up and router.gateway is not None and router.next_hop:
             lines.append(f"route replace default via {router.next_hop} dev {outside_device(router.gateway)} proto 250 onlink")
+        if router.admin_up and router.gateway is not None and router.next_hop6:
+            lines.append(f"route replace ::/0 via {router.next_hop6} dev {outside_device(router.gateway)} proto 250")
         lines += [f"route replace {destination} via {hop} proto 250" for destination, hop in router.routes if router.admin_up]
         await ip_batch(lines, namespace, force=True)
 
@@ -148,6 +162,7 @@ class Routers:
                 await attempt(["ip", "netns", "exec", namespace, "arping", "-q", "-U", "-c", "1", "-w", "1", "-I", outside_device(router.gateway), address])
 
     async def remove(self, router_id: str) -> None:
+        await self._adverts.remove(router_id)
         await namespaces.remove(self.namespace(router_id))
         (self._folder / f"{router_id}.json").unlink(missing_ok=True)
 
@@ -155,7 +170,7 @@ class Routers:
 def _plain(router: RouterView) -> dict[str, object]:
     """A JSON-able picture of a router, for comparing."""
     return {
-        "up": router.admin_up, "hop": router.next_hop, "snat": router.snat, "routes": sorted(router.routes),
+        "up": router.admin_up, "hop": [router.next_hop, router.next_hop6], "snat": router.snat, "routes": sorted(router.routes),
         "ports": sorted([port.id, port.network_id, port.mac, sorted(port.addresses)] for port in router.ports),
         "gateway": None if router.gateway is None else [router.gateway.id, router.gateway.network_id, router.gateway.mac, sorted(router.gateway.addresses)],
         "floating": sorted([item.floating, item.fixed] for item in router.floating),

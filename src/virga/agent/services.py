@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from virga.agent import namespaces, netlink
-from virga.agent.command import ip_batch, run
+from virga.agent.command import attempt, ip_batch, run
 from virga.agent.firewall import bridge_of, tap_of
 from virga.agent.metadata import ADDRESS, PORT, MetadataServer
 from virga.domain.hostview import HostView, NetworkView, PortView, SubnetView
@@ -209,6 +209,8 @@ class Services:
             return
         if new:
             self._servers.pop(network.id, None)
+            # Its addresses are those of the port and no others, whatever routers of the network advertise. (A kernel without IPv6 says no.)
+            await attempt(["ip", "netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.default.accept_ra=0"])
         namespaces.refuse_foreign(outer)
         await ip_batch([f"link del {outer}"], force=True)
         await ip_batch([

@@ -66,7 +66,10 @@ class PortView(msgspec.Struct, frozen=True):
 
 
 class SubnetView(msgspec.Struct, frozen=True):
-    """A subnet as DHCP needs it. `dhcp_address` is the address the DHCP and metadata service has in it ('' when DHCP is off)."""
+    """A subnet as DHCP and router advertisements need it.
+
+    `dhcp_address` is the address the DHCP and metadata service has in it ('' when DHCP is off); without `ipv6_ra_mode` no router of ours advertises it.
+    """
 
     id: str
     cidr: str
@@ -76,6 +79,7 @@ class SubnetView(msgspec.Struct, frozen=True):
     dns: list[str] = []
     routes: list[tuple[str, str]] = []  # (destination CIDR, next hop)
     ipv6_address_mode: str = ""
+    ipv6_ra_mode: str = ""
 
 
 class NetworkView(msgspec.Struct, frozen=True):
@@ -114,7 +118,7 @@ class FloatingView(msgspec.Struct, frozen=True):
 
 
 class RouterView(msgspec.Struct, frozen=True):
-    """A router placed on this host. `gateway` is its port on the external network; `next_hop` that network's gateway address."""
+    """A router placed on this host. `gateway` is its port on the external network; `next_hop` and `next_hop6` that network's gateway addresses."""
 
     id: str
     admin_up: bool = True
@@ -124,6 +128,7 @@ class RouterView(msgspec.Struct, frozen=True):
     snat: bool = True
     routes: list[tuple[str, str]] = []
     floating: list[FloatingView] = []
+    next_hop6: str = ""
 
 
 class InstanceView(msgspec.Struct, frozen=True):

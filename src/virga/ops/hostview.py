@@ -32,7 +32,7 @@ from virga.domain.hostview import (
     SubnetView,
     sealed,
 )
-from virga.domain.network import DHCP, DHCPV6_STATEFUL, ROUTER_INTERFACE, AddressGroup, FloatingIp, Network, Router, SecurityGroupRule, Subnet
+from virga.domain.network import DHCP, DHCPV6_STATEFUL, DHCPV6_STATELESS, ROUTER_INTERFACE, AddressGroup, FloatingIp, Network, Router, SecurityGroupRule, Subnet
 from virga.domain.placement import Claim, Host
 from virga.domain.port import Binding, Port
 from virga.domain.server import Server
@@ -49,8 +49,8 @@ def wants_view(host: Host) -> bool:
 
 
 def served_by_dhcp(subnet: Subnet) -> bool:
-    """Whether addresses of this subnet are handed out by DHCP."""
-    return subnet.enable_dhcp and (subnet.ip_version == 4 or subnet.ipv6_address_mode == DHCPV6_STATEFUL)
+    """Whether DHCP answers for this subnet: with addresses, or (stateless DHCPv6) with name servers alone."""
+    return subnet.enable_dhcp and (subnet.ip_version == 4 or subnet.ipv6_address_mode in (DHCPV6_STATEFUL, DHCPV6_STATELESS))
 
 
 def can_route(host: Host, outside: Network | None) -> bool:
@@ -100,14 +100,17 @@ def _dhcp_work(tx: Tx, hosts: dict[str, Host]) -> list[tuple[Network, Port | Non
     bound = {binding.port_id for binding in tx.find(Binding) if binding.host in hosts}
     used = {port.network_id for port in ports if port.id in bound}
     subnets: dict[str, list[Subnet]] = defaultdict(list)
+    by_itself: set[str] = set()  # subnets on which every port of the network has an address, also this one
     for subnet in tx.find(Subnet, sort=[("created_at", False), ("id", False)]):
         if served_by_dhcp(subnet):
             subnets[subnet.network_id].append(subnet)
+        elif subnet.automatic:
+            by_itself.add(subnet.id)
     work: list[tuple[Network, Port | None, list[Wish]]] = []
     for network_id in sorted(used | set(have)):
         port, wanted = have.get(network_id), subnets[network_id]
         old = {fixed.subnet_id: fixed.ip_address for fixed in port.fixed_ips} if port is not None else {}
-        if (port is None and wanted) or (port is not None and set(old) != {subnet.id for subnet in wanted}):
+        if (port is None and wanted) or (port is not None and set(old) - by_itself != {subnet.id for subnet in wanted}):
             network = tx.get(Network, network_id)
             if network is not None:
                 work.append((network, port, [Wish(subnet.id, old.get(subnet.id)) for subnet in wanted]))
@@ -234,7 +237,7 @@ class Picture:
     def _subnet(self, subnet: Subnet, serving: dict[str, str]) -> SubnetView:
         return SubnetView(
             subnet.id, subnet.cidr, subnet.gateway_ip or "", served_by_dhcp(subnet), serving.get(subnet.id, ""), list(subnet.dns_nameservers),
-            [(route.destination, route.nexthop) for route in subnet.host_routes], subnet.ipv6_address_mode or "")
+            [(route.destination, route.nexthop) for route in subnet.host_routes], subnet.ipv6_address_mode or "", subnet.ipv6_ra_mode or "")
 
     def _rule(self, rule: SecurityGroupRule) -> RuleView:
         addresses = None
@@ -246,17 +249,18 @@ class Picture:
 
     def _router(self, router: Router) -> RouterView:
         gateway = self._ports.get(router.gateway_port_id or "")
-        hop = ""
+        hops = {4: "", 6: ""}
         if gateway is not None:
             own = {fixed.subnet_id for fixed in gateway.fixed_ips}
-            hop = next((subnet.gateway_ip for subnet in self._subnets[gateway.network_id]
-                        if subnet.id in own and subnet.ip_version == 4 and subnet.gateway_ip), "")
+            for subnet in self._subnets[gateway.network_id]:
+                if subnet.id in own and subnet.gateway_ip and not hops[subnet.ip_version]:
+                    hops[subnet.ip_version] = subnet.gateway_ip
         floating = [FloatingView(row.floating_ip_address, row.fixed_ip_address)
                     for row in self._tx.find(FloatingIp, router_id=router.id, sort=[("floating_ip_address", False)]) if row.port_id and row.fixed_ip_address]
         return RouterView(
             router.id, router.admin_state_up, [self._router_port(port) for port in self._inside[router.id] if port.admin_state_up],
-            self._router_port(gateway) if gateway is not None else None, hop, router.enable_snat,
-            [(route.destination, route.nexthop) for route in router.routes], floating)
+            self._router_port(gateway) if gateway is not None else None, hops[4], router.enable_snat,
+            [(route.destination, route.nexthop) for route in router.routes], floating, hops[6])
 
     def _router_port(self, port: Port) -> RouterPortView:
         return RouterPortView(port.id, port.network_id, port.mac_address, [f"{fixed.address}/{fixed.prefix}" for fixed in self._addresses(port)])
