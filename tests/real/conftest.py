@@ -151,16 +151,8 @@ def guest_image() -> Path:
     return GUEST_IMAGE
 
 
-@pytest.fixture(scope="session")
-def lab_turn() -> Iterator[None]:
-    """The lab below has one name a machine: another run of these tests is waited for, not torn down."""
-    with open("/run/lock/virga-real-lab", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="module")
-def lab(lab_turn: None) -> Iterator[Lab]:
+def lab(alone: None) -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="virga-lab-"))
     lab = Lab(folder, 2, "pt", 91, public_gateway="172.24.94.1/24")
     start = time.monotonic()
