@@ -81,6 +81,26 @@ def test_a_failed_set_up_counts_for_each_test_of_its_class(tmp_path: Path) -> No
     assert "Boom: no network" in verdicts[2][1]
 
 
+PROGRESS = FOLD + r"""
+import subprocess, runner
+runner.PROGRESS_S = 0.05
+path.write_bytes(out.getvalue()[:-7])  # caught while a packet is being written
+run = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(runner.ended(run, selected, path, 0.3))
+run.communicate(b"\n")
+print(runner.ended(run, selected, path, 100.0))
+"""
+
+
+@needs_tempest
+def test_a_run_says_how_far_it_is_and_when_its_time_is_over(tmp_path: Path) -> None:
+    code = PROGRESS.format(tools=str(TOOLS), stream=str(tmp_path / "stream"))
+    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-2:] == ["False", "True"]
+    (line,) = run.stderr.splitlines()  # no news, no second line
+    assert line.endswith("4 of 6 done, 1 passed, 3 failed, 0 skipped"), line
+
+
 @needs_tempest
 @pytest.mark.parametrize(
     ("change", "ok"),

@@ -37,6 +37,7 @@ TOP = HERE.parent.parent
 OUT = HERE / "out"
 COLUMNS = ("passed", "failed", "skipped", "notrun")
 READY_TIMEOUT_S = 30.0
+PROGRESS_S = 15.0
 
 
 def arguments() -> argparse.Namespace:
@@ -273,15 +274,33 @@ def execute(work: Path, chosen: list[str], workers: int, limit_s: int) -> Path:
     with stream.open("wb") as out, (work / "run.err").open("wb") as err:
         run = subprocess.Popen(command, cwd=work, stdout=out, stderr=err, env=environment(work), start_new_session=True)
         try:
-            run.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            print(f"the limit of {limit_s} s is over; what has not run counts as notrun", file=sys.stderr)
-            os.killpg(run.pid, signal.SIGTERM)
-            run.wait()
+            if not ended(run, chosen, stream, limit_s):
+                print(f"the limit of {limit_s} s is over; what has not run counts as notrun", file=sys.stderr)
+                os.killpg(run.pid, signal.SIGTERM)
+                run.wait()
         except KeyboardInterrupt:
             os.killpg(run.pid, signal.SIGTERM)
             run.wait()
     return stream
+
+
+def ended(run: subprocess.Popen[bytes], chosen: list[str], stream: Path, limit_s: float) -> bool:
+    """Whether the run ended within its limit; meanwhile a line now and then says how far it is, if there is news."""
+    began, told = time.monotonic(), ""
+    while True:
+        left_s = limit_s - (time.monotonic() - began)
+        try:
+            run.wait(max(0.0, min(PROGRESS_S, left_s)))
+            return True
+        except subprocess.TimeoutExpired:
+            if left_s <= PROGRESS_S:
+                return False
+        counts = count(fold(chosen, stream)[0]).get("total", {})
+        done = {what: counts.get(what, 0) for what in COLUMNS if what != "notrun"}
+        now = f"{sum(done.values())} of {len(chosen)} done, " + ", ".join(f"{number} {what}" for what, number in done.items())
+        if now != told:
+            print(f"{time.monotonic() - began:5.0f} s: {now}", file=sys.stderr, flush=True)
+            told = now
 
 
 # ------------------------------------------------------------------ the result
