@@ -72,7 +72,7 @@ demo-real: real guest  ## the demo with real guests (root, libvirt)
 	@$(BIN)/virga demo --hypervisor libvirt --virt-type qemu $(ARGS)
 
 guest:  ## build the small guest image used with real guests
-	@tools/guest/build $(ARGS)
+	@tools/guest/build $(if $(filter guest,$(MAKECMDGOALS)),$(ARGS))
 
 lock:  ## resolve and pin every dependency again
 	@tools/lock.sh
