@@ -92,6 +92,20 @@ def test_qcow2_tells_its_virtual_size(cloud_client: Any) -> None:
     assert cloud_client.get(lying, as_="demo").json()["virtual_size"] is None
 
 
+@pytest.mark.parametrize("size", [(1 << 60) + 1, (1 << 64) - 1])
+def test_a_qcow2_header_that_cannot_be_true_is_refused_and_leaves_nothing(cloud_client: Any, size: int) -> None:
+    damaged = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + size.to_bytes(8, "big") + bytes(1000)
+    path = make(cloud_client, disk_format="qcow2")
+    image_id = path.rpartition("/")[2]
+    refused = cloud_client.put(f"{path}/file", content=damaged, headers=OCTETS, as_="demo")
+    assert refused.status_code == 400 and str(size) in refused.text and "damaged" in refused.text
+    assert cloud_client.put(f"{path}/stage", content=damaged, headers=OCTETS, as_="demo").status_code == 400
+    image = cloud_client.get(path, as_="demo").json()
+    assert image["status"] == "queued" and image["size"] is None
+    assert not cloud_client.cloud.blobs.exists(image_id) and not cloud_client.cloud.blobs.exists(f"{image_id}-staged")
+    assert upload(cloud_client, path).status_code == 204
+
+
 def test_too_large_is_413_and_leaves_the_image_queued(cloud_client: Any) -> None:
     import msgspec
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 from virga.api.cloud import Cloud
-from virga.api.image.data import receive, virtual_size_of
+from virga.api.image.data import receive
 from virga.domain.image import (
     IMPORTING,
     QUEUED,
@@ -84,10 +84,9 @@ async def bootstrap_image(cloud: Cloud, owner: str) -> str:
 
         image = await cloud.db.run(insert)
     image_id = image.id
-    got = await receive(cloud, parts(), image_id, TINY_BYTES)
-    virtual = virtual_size_of("raw", got.head, got.size_bytes)
+    got = await receive(cloud, parts(), image_id, TINY_BYTES, "raw")
     await cloud.db.run(lambda tx: tx.update(
-        Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, virtual, tx.now)))
+        Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, got.virtual_size_bytes, tx.now)))
     return image_id
 
 
@@ -108,10 +107,9 @@ async def offer_image(cloud: Cloud, owner: str, name: str, file: Path, disk_form
 
     image_id = await cloud.db.run(insert)
     if image_id:
-        got = await receive(cloud, parts(), image_id, file.stat().st_size)  # noqa: ASYNC240 - a look at a local file
-        virtual = virtual_size_of(disk_format, got.head, got.size_bytes)
+        got = await receive(cloud, parts(), image_id, file.stat().st_size, disk_format)  # noqa: ASYNC240 - a look at a local file
         await cloud.db.run(lambda tx: tx.update(
-            Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, virtual, tx.now)))
+            Image, image_id, **filled(got.size_bytes, got.md5_hex, got.sha512_hex, image_id, got.virtual_size_bytes, tx.now)))
     return image_id
 
 

@@ -27,6 +27,7 @@ from virga.store.db import Tx
 OCTETS = "application/octet-stream"
 HEAD_BYTES = 512
 QCOW2_MAGIC = b"QFI\xfb"
+DISK_MAX_BYTES = 1 << 60  # beyond every disk there is, and within what the store can write down
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -37,19 +38,26 @@ class Received(msgspec.Struct):
     md5_hex: str
     sha512_hex: str
     head: bytes
+    virtual_size_bytes: int | None = None
 
 
 def virtual_size_of(disk_format: str | None, head: bytes, size_bytes: int) -> int | None:
-    """The bytes a guest would see: for raw the file's own, for qcow2 from its header; None where it is not known."""
+    """The bytes a guest would see: for raw the file's own, for qcow2 from its header; None where it is not known.
+
+    Raises Problem 400 for a header that names more than any disk holds.
+    """
     if disk_format in ("raw", "iso"):
         return size_bytes
     if disk_format == "qcow2" and head[:4] == QCOW2_MAGIC and len(head) >= 32:
-        return int.from_bytes(head[24:32], "big")
+        size = int.from_bytes(head[24:32], "big")
+        if size > DISK_MAX_BYTES:
+            raise Problem(400, f"The image's qcow2 header names a virtual size of {size} bytes, more than any disk: the file is damaged.")
+        return size
     return None
 
 
-async def receive(cloud: Cloud, parts: AsyncIterator[bytes], blob: str, limit_bytes: int) -> Received:
-    """Write a stream to a blob. Raises Problem 413 beyond `limit_bytes`; whatever it raises, no blob is left."""
+async def receive(cloud: Cloud, parts: AsyncIterator[bytes], blob: str, limit_bytes: int, disk_format: str | None) -> Received:
+    """Write a stream to a blob. Raises Problem 413 beyond `limit_bytes` and 400 for a header that cannot be true; whatever it raises, no blob is left."""
     md5, sha512 = hashlib.md5(usedforsecurity=False), hashlib.sha512()
     writer = cloud.blobs.create(blob)
     size_bytes, head = 0, b""
@@ -79,11 +87,12 @@ async def receive(cloud: Cloud, parts: AsyncIterator[bytes], blob: str, limit_by
                 await flush()
                 waiting_bytes = 0
         await flush()
+        virtual_size_bytes = virtual_size_of(disk_format, head, size_bytes)
         await writer.commit()
     except BaseException:
         await writer.abort()
         raise
-    return Received(size_bytes, md5.hexdigest(), sha512.hexdigest(), head)
+    return Received(size_bytes, md5.hexdigest(), sha512.hexdigest(), head, virtual_size_bytes)
 
 
 def _check_body(call: Call) -> None:
@@ -112,7 +121,7 @@ async def _take(call: Call, image: Image, blob: str, columns: Callable[[Received
     """Receive the body into `blob` and note it; on any failure the image is queued again and no bytes are left."""
     cloud = call.cloud
     try:
-        got = await receive(cloud, call.request.stream(), blob, cloud.config.image_size_max_bytes)
+        got = await receive(cloud, call.request.stream(), blob, cloud.config.image_size_max_bytes, image.disk_format)
     except BaseException as error:
         # Shielded by being a transaction of its own: the client may be gone, the row must not stay `saving`.
         await cloud.db.run(lambda tx: tx.update(Image, image.id, **emptied(tx.now)))
@@ -133,8 +142,7 @@ async def upload(call: Call) -> Response:
     image = await call.cloud.db.run(lambda tx: _begin(tx, call, SAVING, "upload"))
 
     def columns(got: Received, now: float) -> dict[str, Any]:
-        virtual = virtual_size_of(image.disk_format, got.head, got.size_bytes)
-        return filled(got.size_bytes, got.md5_hex, got.sha512_hex, image.id, virtual, now)
+        return filled(got.size_bytes, got.md5_hex, got.sha512_hex, image.id, got.virtual_size_bytes, now)
 
     return await _take(call, image, image.id, columns)
 

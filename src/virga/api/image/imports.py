@@ -15,7 +15,7 @@ from starlette.responses import Response
 from virga.api.cloud import Cloud
 from virga.api.http import Call, reply
 from virga.api.image.access import changeable, must_admin, must_write, seen_by, visible
-from virga.api.image.data import receive, virtual_size_of
+from virga.api.image.data import receive
 from virga.api.image.images import IMPORT_METHODS
 from virga.api.image.views import task_view
 from virga.domain.errors import Problem
@@ -86,15 +86,15 @@ async def import_image(call: Call) -> Response:
 async def run_import(cloud: Cloud, image: Image, task_id: str) -> None:
     """Staged bytes to the image's own: hash, keep, note. Never raises: what goes wrong stands in the task."""
     try:
-        got = await receive(cloud, cloud.blobs.read(image.staged), image.id, cloud.config.image_size_max_bytes)
+        got = await receive(cloud, cloud.blobs.read(image.staged), image.id, cloud.config.image_size_max_bytes,
+                            image.disk_format)
     except (OSError, KeyError, Problem) as error:
         message = error.message if isinstance(error, Problem) else f"The staged data cannot be read: {error}."
         await cloud.db.run(lambda tx: _end_import(tx, image.id, task_id, None, message))
         return
-    virtual = virtual_size_of(image.disk_format, got.head, got.size_bytes)
     known = await cloud.db.run(lambda tx: _end_import(
         tx, image.id, task_id,
-        filled(got.size_bytes, got.md5_hex, got.sha512_hex, image.id, virtual, tx.now), ""))
+        filled(got.size_bytes, got.md5_hex, got.sha512_hex, image.id, got.virtual_size_bytes, tx.now), ""))
     if not known:
         await cloud.blobs.delete(image.id)
     await cloud.blobs.delete(image.staged)
