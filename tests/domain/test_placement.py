@@ -5,7 +5,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virga.domain.placement import Candidate, Host, Request, Room, choose_host, fits
+from virga.domain.placement import UP, Candidate, Host, Request, Room, choose_host, fits
 from virga.domain.port import BOUND, OPENING, Binding, Port, Wiring, port_status
 from virga.domain.server import STATUS, FlavorSpec, status_of
 from virga.ops.placing import room_of
@@ -84,3 +84,12 @@ def test_every_state_has_a_status_and_task_states_change_only_their_own() -> Non
         for task_state, status in by_task.items():
             assert status_of(vm_state, task_state) == status != default
     assert status_of("nonsense", None) == "UNKNOWN"
+
+
+def test_a_server_is_not_given_to_a_host_that_cannot_make_all_its_disks() -> None:
+    """A real host has no swap and ephemeral disks: no server at all, with the reason, rather than one that lacks them."""
+    hosts = [Host(name, name, UP, vcpus=8, ram_mb=8192, disk_gb=80, hypervisor_type=kind) for name, kind in (("a", "QEMU"), ("b", "fake"))]
+    candidates = [Candidate(host, Room(0, 0, 0)) for host in hosts]
+    choice = choose_host(candidates, Request(Room(1, 512, 2), more_disks=True))
+    assert choice.hosts == ["b"] and choice.why == "a makes no swap or ephemeral disks"
+    assert choose_host(candidates, Request(Room(1, 512, 2))).hosts == ["a", "b"]

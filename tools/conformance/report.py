@@ -100,7 +100,7 @@ def with_guests(beside: Path) -> list[str]:
         return []
     told = other.read_text().splitlines()
     head = [line for line in told if line.startswith(("Judged", "**Passed"))]
-    return ["", "## With real guests", "", "The tests of the fixed list that log in to a guest, on QEMU guests "
+    return ["", "## With real guests", "", "Scenarios, moves and tests that log in to a guest, on QEMU guests "
             f"(`make conformance-guest`, [{other.name}]({other.name})).", *head]
 
 

@@ -13,6 +13,7 @@ import msgspec
 from virga.domain.row import Row
 
 UP, DOWN = "up", "down"
+PRETENDS = "fake"  # hypervisor type of a host without real guests
 
 
 class Host(Row):
@@ -35,7 +36,7 @@ class Host(Row):
     cpu_ratio: float = 16.0
     ram_ratio: float = 1.0
     disk_ratio: float = 1.0
-    hypervisor_type: str = "fake"
+    hypervisor_type: str = PRETENDS
     hypervisor_version: int = 1
     address: str = "127.0.0.1"
     boot_id: str = ""
@@ -84,13 +85,14 @@ class Candidate(msgspec.Struct):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a server asks of a host. `only` and `avoid` name hosts; `together`/`apart` come from a server group's policy."""
+    """What a server asks of a host. `only` and `avoid` name hosts; `together`/`apart` come from a server group's policy; `more_disks` are swap or ephemeral."""
 
     room: Room
     zone: str | None = None
     only: str | None = None
     avoid: frozenset[str] = frozenset()
     together: frozenset[str] = frozenset()
+    more_disks: bool = False
 
 
 def fits(candidate: Candidate, room: Room) -> bool:
@@ -130,6 +132,9 @@ def choose_host(candidates: list[Candidate], request: Request) -> Choice:
             reason = "not where its server group is"
         elif request.zone is not None and host.availability_zone != request.zone:
             reason = f"not in zone {request.zone}"
+        elif request.more_disks and host.hypervisor_type != PRETENDS:
+            # Better none than a server that lacks a disk its flavor promises.
+            reason = "makes no swap or ephemeral disks"
         elif not fits(candidate, request.room):
             reason = "full"
         if reason:

@@ -67,7 +67,8 @@ def _choose(run: Run, flavor: FlavorSpec, avoid: frozenset[str], only: str | Non
         together = together & beside if together else beside
         if not together:
             return Choice([], "the servers of same_host share no host with each other and the server group", [])
-    request = Request(room_of(flavor), server.availability_zone, only, avoid | apart, together)
+    request = Request(room_of(flavor), server.availability_zone, only, avoid | apart, together,
+                      more_disks=bool(flavor.ephemeral_gb or flavor.swap_mb))
     return choose_host(candidates, request)
 
 
