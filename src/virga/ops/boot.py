@@ -100,7 +100,7 @@ def again(run: Run, error: str) -> bool:
 def cancelled(run: Run, error: str) -> None:
     refused = bool(run.op.notes.get("refused"))
     if not refused and len(tried(run)) > 1:
-        error = "; ".join(f"{host}: {why}" for host, why in run.op.notes["tried"].items())
+        error = "; ".join(why if why.startswith(f"{host}: ") else f"{host}: {why}" for host, why in run.op.notes["tried"].items())
     run.set_server(vm_state=ERROR, task_state=None, host=None, fault=fault(run, error if refused else f"Build of instance {run.server.id} failed: {error}"))
 
 
