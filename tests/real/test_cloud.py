@@ -179,7 +179,7 @@ async def controller_dies(it: Story) -> None:
     assert len(controllers) == 1
     os.kill(controllers[0], signal.SIGKILL)
     # A call on its way to the dying process would be cut off: the kernel closes its connections a moment after the signal, when the last thread is gone.
-    while Path(f"/proc/{controllers[0]}").exists():  # noqa: ASYNC110, ASYNC240 - there is no event for it
+    while Path(f"/proc/{controllers[0]}").exists():
         await asyncio.sleep(0.01)
     assert await it.pings(1)
     await it.act(1, {"reboot": {"type": "HARD"}})  # waits in the socket's queue, and then for the host
