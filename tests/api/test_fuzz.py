@@ -410,6 +410,15 @@ def queries(cloud: Fuzzed, service: Service) -> st.SearchStrategy[bytes]:
 HEADER_LISTS = st.lists(st.tuples(st.sampled_from(HEADERS), st.sampled_from(VALUES)), max_size=2, unique_by=lambda pair: pair[0])
 
 
+def sentences(told: Any) -> Iterator[str]:
+    """Every `message` and `detail` of an error body, at whatever depth the service puts it."""
+    for key, value in told.items() if isinstance(told, dict) else enumerate(told):
+        if key in ("message", "detail") and isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            yield from sentences(value)
+
+
 def wrong(status: int, body: bytes) -> str:
     """What is wrong with an answer; "" when nothing is."""
     if status < 200 or (status >= 500 and status != 501):
@@ -419,7 +428,7 @@ def wrong(status: int, body: bytes) -> str:
             told = json.loads(body)
         except ValueError:
             return f"{status} that is not JSON: {body[:100]!r}"
-        if not isinstance(told, dict) or not re.search(r'"(message|detail)": ?"[^"]{8,}', body.decode()):
+        if not isinstance(told, dict) or not any(len(sentence) >= 8 for sentence in sentences(told)):
             return f"{status} without a sentence: {body[:200]!r}"
     return ""
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import requests.adapters
+from openstackclient.common.clientmanager import ClientManager
 from openstackclient.shell import OpenStackShell
+from osc_lib.clientmanager import ClientCache
 
 GROUPS = (
     "server",
@@ -95,6 +97,8 @@ class Terminal(io.StringIO):
 class Openstack:
     """`run("server list")`; words in `names` stand in for `$name`."""
 
+    _last: Any = None  # the shell of this process that ran last
+
     def __init__(self, cloud: str = "virga") -> None:
         self.cloud = cloud
         self.names: dict[str, str] = {}
@@ -112,6 +116,12 @@ class Openstack:
 
     def run(self, line: str, version: str = NEWEST) -> Said:
         shell = self._shell(version)
+        if shell is not Openstack._last:
+            # The client keeps its handles on a class, for a process has one cloud; here each shell has its own, and with it its cloud and version.
+            for kept in vars(ClientManager).values():
+                if isinstance(kept, ClientCache):
+                    kept._handle = None
+            Openstack._last = shell
         said = Said(line)
         words = [re.sub(r"\$(\w+)", lambda found: self.names[found[1]], word) for word in shlex.split(line)]
         send = requests.adapters.HTTPAdapter.send
