@@ -208,6 +208,23 @@ async def test_after_a_power_cut_a_wanted_tap_is_made_again_and_a_loose_one_is_n
 
 
 @agent_test
+async def test_a_tap_that_a_failed_unplug_left_behind_goes_and_is_told(house: House) -> None:
+    """The card is detached all the same, and nobody asks again: the agent itself comes back for the tap. (Seeds hardly ever take this path.)"""
+    assert house.agent_env is not None
+    house.agent_env.marks = marks = {}
+    house.do("c1", "create", spec=spec(), power="running")
+    await house.rest()
+    house.machine.script.fail["unwire"] = 2
+    house.do("c2", "detach", epoch=2, port_id="port-s")
+    await house.rest()
+    assert house.results()[-1].ok and house.machine.journal.find("tap/") == {"port-s": 1} and marks == {}
+    await house.rest(300.0)
+    assert house.machine.journal.find("tap/") == {} and marks == {"agent.loose_tap": 1}
+    told = [(wiring.wired, wiring.detail) for frame in house.frames if isinstance(frame, Report) for wiring in frame.wirings]
+    assert told[-1] == (False, "unplugged")
+
+
+@agent_test
 async def test_a_tap_that_vanishes_is_told_and_rewired(house: House) -> None:
     house.do("c1", "create", spec=spec(), power="running")
     await house.rest()

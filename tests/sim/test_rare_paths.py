@@ -17,7 +17,8 @@ from virga.sim.runner import Runner, snapshot_of
 
 SEEDS = 600
 
-MARKS = ("agent.dropped_for_newer", "hub.result_after_reconnect", "agent.result_again", "agent.loose_tap")
+# `agent.loose_tap` is not among them: it takes a detach whose unplug fails and no kill before the next look; tests/agent/test_session.py takes it.
+MARKS = ("agent.dropped_for_newer", "hub.result_after_reconnect", "agent.result_again")
 TOLD = {
     "superseded by a delete": r"superseded: the server was deleted",
     "turned back by an administrator": r"turns back: an administrator",
