@@ -97,6 +97,13 @@ class Hands:
         # Not urgent: it travels with the command's result.
         record.unplugged[port_id] = generation
 
+    async def _unwire_later(self, record: GuestRecord, port_id: str) -> None:
+        """Where a tap that stays does not matter to the outcome: the agent comes back for it."""
+        try:
+            await self._unwire(record, port_id)
+        except DriverError as error:
+            self.tell_trouble(record, f"the tap of port {port_id} is loose: {error}")
+
     async def _start(self, record: GuestRecord, spec: GuestSpec, power: str) -> None:
         """Wire, then start; the only way a guest comes to run on this host."""
         await self._wire_all(record, spec.nics)
@@ -238,7 +245,7 @@ class Hands:
         if record.server_id in await self.hypervisor.guests():
             await self.hypervisor.migrate_live(record.server_id, args["dest"], args["address"], spec)
         for port_id in list(record.nics):
-            await self._unwire(record, port_id)
+            await self._unwire_later(record, port_id)  # the guest is over there: a failure now would be a lie about it
         return {}
 
     async def report(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
@@ -264,10 +271,7 @@ class Hands:
         await self.hypervisor.detach_nic(record.server_id, Nic(port_id, record.nics.get(port_id, 0), "", ""))
         if record.spec is not None:
             record.spec = {**record.spec, "nics": [item for item in record.spec.get("nics", []) if item["port_id"] != port_id]}
-        try:
-            await self._unwire(record, port_id)
-        except DriverError as error:  # the guest has lost the card, as was asked; the agent comes back for the tap
-            self.tell_trouble(record, f"the tap of port {port_id} is loose: {error}")
+        await self._unwire_later(record, port_id)  # the guest has lost the card, as was asked
         return {}
 
     async def snapshot(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:

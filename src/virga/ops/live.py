@@ -6,7 +6,8 @@
     finish    host D; bindings and claims follow; S is purged              (pivot)
 
 Whichever of the two reports the guest as running owns it; before the handover that is S, and undo only empties D. If the handover happened but
-nobody lived to tell, D's report does: the wait is on D's row, not on S's answer.
+nobody lived to tell, D's report does: the wait is on D's row, not on S's answer. Once S has let the guest go, no error of S's counts and only D can say
+what became of it; until it has, nothing is decided, and if it runs there the server is there, even if the operation had turned back.
 """
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from virga.ops.bindings import activate_binding, drop_binding, open_binding
 from virga.ops.boot import fault
 from virga.ops.guests import spec_args
 from virga.ops.power import as_reported
-from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure
-from virga.ops.waits import both, is_away, ports_of, wait_gone, wait_guest, wait_wired
+from virga.ops.procedure import Run, StepDef, Verdict, at_once, failed, good, procedure, waiting
+from virga.ops.waits import both, host_note, is_away, is_fenced, ports_of, wait_gone, wait_guest, wait_wired
 
 INCOMING = "incoming"
 
@@ -94,23 +95,44 @@ def moved(run: Run) -> Verdict:
     there = run.tx.get(Guest, run.server.id, migration.dest)
     if there is not None and there.state in (RUN, PAUSE):
         return good(f"{migration.dest} reports the guest {there.state}")
+    if gone_over(run, migration) and not is_fenced(run, migration.dest) and (there is None or there.state == INCOMING):
+        return waiting(f"{migration.source} has handed the guest over; waiting for {migration.dest} to report it running{host_note(run, migration.dest)}",
+                       patient=is_away(run, migration.dest))
     return wait_guest(run, migration.dest, wanted(run))
 
 
+def gone_over(run: Run, migration: Migration) -> bool:
+    """Whether S says, at this epoch, that it has let the guest go."""
+    here = run.guest(migration.source)
+    return here is not None and here.state in (KEPT, ABSENT)
+
+
 def unmove(run: Run) -> None:
-    """S has to say, at the new epoch, what it has: nothing is started or stopped on a guess."""
+    """S has to say, at the new epoch, what it has, and D as well: nothing is started or stopped on a guess."""
     run.command(migration_of(run).source, "report")
+    run.command(migration_of(run).dest, "report")
 
 
 def unmoved(run: Run) -> Verdict:
-    source = migration_of(run).source
-    here = run.guest(source)
-    if here is not None and here.state in (KEPT, ABSENT):
-        return failed(f"{source} has handed the guest over, but {migration_of(run).dest} does not report it running")
+    migration = migration_of(run)
+    source, dest = migration.source, migration.dest
+    if gone_over(run, migration):
+        there = run.guest(dest)
+        if there is None and not is_fenced(run, dest):
+            return waiting(f"{source} has handed the guest over; waiting for {dest} to say whether it runs there{host_note(run, dest)}",
+                           patient=is_away(run, dest))
+        runs = there is not None and there.state in (RUN, PAUSE)
+        return failed(f"{source} has handed the guest over, " + (f"and it runs on {dest}" if runs else f"but {dest} does not report it running"))
     return wait_guest(run, source, RUN, PAUSE, STOP, SUSPEND, CRASHED)
 
 
 def finish(run: Run) -> None:
+    settle(run)
+    run.command(migration_of(run).source, "purge")
+
+
+def settle(run: Run) -> None:
+    """The server is on D."""
     tx, server, migration = run.tx, run.server, migration_of(run)
     for port in ports_of(run):
         activate_binding(tx, port.id, migration.dest)
@@ -118,7 +140,6 @@ def finish(run: Run) -> None:
     placing.claim(tx, migration.dest, server.id, "server", server.id, server.flavor)
     set_migration(run, "completed")
     run.set_server(host=migration.dest, task_state=None, fault=None)
-    run.command(migration.source, "purge")
 
 
 def cancelled(run: Run, error: str) -> None:
@@ -127,6 +148,13 @@ def cancelled(run: Run, error: str) -> None:
 
 
 def stuck(run: Run, error: str) -> None:
+    """The undo could not be ended. Where the guest runs on D after all, that is where the server is; what S kept is then the reconciler's to purge."""
+    migration = migration_of(run)
+    there = run.guest(migration.dest) if migration.dest else None
+    if there is not None and there.state in (RUN, PAUSE) and gone_over(run, migration) and not is_fenced(run, migration.dest):
+        settle(run)
+        as_reported(run, error)
+        return
     set_migration(run, "error")
     run.set_server(vm_state=ERROR, task_state=None, fault=fault(run, error))
 
