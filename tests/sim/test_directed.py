@@ -85,6 +85,22 @@ async def test_a_card_is_detached_even_if_its_tap_has_to_be_removed_later(world:
 
 
 @directed()
+async def test_a_card_detached_while_its_host_was_away_goes_when_the_host_is_back(world: World) -> None:
+    """The operation did not wait for the host, so there is nobody left to ask again when it fails there (seed 9602)."""
+    server = server_of(world)
+    port = world.look(lambda tx: tx.find(Port, device_id=server.id)[0])
+    host = server.host or ""
+    world.kill_agent(host)
+    await world.env.sleep(1.0)
+    await do(world, front.detach_interface, port.id)
+    assert last_operation(world, "detach_interface").state == DONE
+    world.machines[host].script.fail["detach_nic"] = 3
+    world.start_agent(host)
+    await world.env.sleep(60.0)
+    assert world.machines[host].journal.find("tap/") == {} and world.machines[host].guests() == {server.id: "running"}
+
+
+@directed()
 async def test_a_purge_under_way_is_not_dropped_and_no_old_disk_comes_back(world: World) -> None:
     """After resize and revert the other host is still deleting its copy when the server is evacuated to it."""
     source, other = server_of(world).host or "", next(name for name in world.machines if name != server_of(world).host)

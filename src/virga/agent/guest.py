@@ -17,7 +17,7 @@ from virga.domain.config import Compute
 from virga.runtime.env import Env
 
 GRACEFUL_STOP_S = 60.0
-PURGE_RETRY_MIN_S, PURGE_RETRY_MAX_S = 0.5, 10.0
+RETRY_MIN_S, RETRY_MAX_S = 0.5, 10.0
 ABSENT, KEPT, HELD, PAUSED, INCOMING = "absent", "kept", "held", "paused", "incoming"
 
 
@@ -213,15 +213,19 @@ class Hands:
 
     async def purge(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         """Nothing of this server stays on this host. Tried until it works: a purge that gave up would leave a guest nobody answers for."""
-        pause_s = PURGE_RETRY_MIN_S
+        await self._insist(record, "purge", lambda: self._purge_once(record))
+        return {}
+
+    async def _insist(self, record: GuestRecord, what: str, once: Callable[[], Awaitable[None]]) -> None:
+        """Try until it works, or until a command of a newer epoch takes over."""
+        pause_s = RETRY_MIN_S
         while True:
             try:
-                await self._purge_once(record)
-                return {}
+                return await once()
             except DriverError as error:
-                self.tell_trouble(record, f"purge will be tried again in {pause_s:g} s: {error}")
+                self.tell_trouble(record, f"{what} will be tried again in {pause_s:g} s: {error}")
                 await self.env.sleep(pause_s)
-                pause_s = min(PURGE_RETRY_MAX_S, pause_s * 2)
+                pause_s = min(RETRY_MAX_S, pause_s * 2)
 
     async def _purge_once(self, record: GuestRecord) -> None:
         await self.hypervisor.stop(record.server_id, graceful_s=0.0)
@@ -268,7 +272,11 @@ class Hands:
 
     async def detach(self, record: GuestRecord, args: dict[str, Any]) -> dict[str, Any]:
         port_id = args["port_id"]
-        await self.hypervisor.detach_nic(record.server_id, Nic(port_id, record.nics.get(port_id, 0), "", ""))
+        nic = Nic(port_id, record.nics.get(port_id, 0), "", "")
+        if args.get("insist"):  # the port is gone, and nobody waits to hear that its card is not
+            await self._insist(record, f"detach of port {port_id}", lambda: self.hypervisor.detach_nic(record.server_id, nic))
+        else:
+            await self.hypervisor.detach_nic(record.server_id, nic)
         if record.spec is not None:
             record.spec = {**record.spec, "nics": [item for item in record.spec.get("nics", []) if item["port_id"] != port_id]}
         await self._unwire_later(record, port_id)  # the guest has lost the card, as was asked
