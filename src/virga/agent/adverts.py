@@ -8,19 +8,17 @@ Why radvd: dnsmasq can advertise as well, but only for ranges it serves by DHCP 
 """
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import signal
 from pathlib import Path
 
 from virga.agent.command import run
-from virga.agent.services import alive
+from virga.agent.services import alive, end
 from virga.domain.hostview import HostView, RouterPortView, RouterView, SubnetView
 from virga.runtime.env import Env
 
 INTERVAL_S = (30, 100)  # between unasked advertisements; a host that comes up asks and is answered at once
-GONE_POLL_S, GONE_POLLS = 0.02, 100
 SLAAC, STATELESS, STATEFUL = "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
 
 
@@ -100,13 +98,6 @@ class Adverts:
         """None runs, and no file of it stays. It has to be gone before its namespace, which it would keep alive."""
         pid = self.running(router_id)
         if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-                for _ in range(GONE_POLLS):
-                    if not alive(pid):
-                        break
-                    await self._env.sleep(GONE_POLL_S)
-                else:
-                    os.kill(pid, signal.SIGKILL)
+            await end(self._env, pid)
         for what in ("-conf", "-pid", "-log"):
             self._file(router_id, what).unlink(missing_ok=True)

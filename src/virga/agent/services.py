@@ -136,6 +136,18 @@ def alive(pid: int) -> bool:
         return False
 
 
+async def end(env: Env, pid: int) -> None:
+    """SIGTERM, then SIGKILL to a daemon that is still there after two seconds; harmless for one that is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    for _ in range(GONE_POLLS):
+        if not alive(pid):
+            return
+        await env.sleep(GONE_POLL_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class Services:
     """Keeps the networks' services as the view says."""
 
@@ -181,11 +193,11 @@ class Services:
         fresh = _write_if_changed(folder / "conf", conf)
         pid = self.running(network.id)
         if pid and (fresh or (changed and must_forget(before, texts["hosts"]))):
-            await self._kill(pid)
+            await end(self._env, pid)
             pid = 0
         if not pid:
             for stale in self._stale(network.id):
-                await self._kill(stale)
+                await end(self._env, stale)
             # dnsmasq returns when it has bound its sockets and become a daemon.
             await run(["ip", "netns", "exec", namespace, "dnsmasq", f"--conf-file={folder / 'conf'}"], deadline_s=15.0, code="dhcp")
         elif changed:
@@ -221,17 +233,7 @@ class Services:
         mark.write_text(wanted)
         pid = self.running(network.id)
         if pid:
-            await self._kill(pid)
-
-    async def _kill(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        for _ in range(GONE_POLLS):
-            if not alive(pid):
-                return
-            await self._env.sleep(GONE_POLL_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            await end(self._env, pid)
 
     async def remove(self, network_id: str) -> None:
         """Nothing of this network's services stays."""
@@ -239,7 +241,7 @@ class Services:
         if server is not None:
             await server.close()
         for pid in self._stale(network_id):
-            await self._kill(pid)
+            await end(self._env, pid)
         await namespaces.remove(self.namespace(network_id))
         await asyncio.to_thread(shutil.rmtree, self._folder / network_id, ignore_errors=True)
 
